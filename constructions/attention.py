@@ -1,0 +1,403 @@
+"""The layer: multi-head self-attention with relative positions, in any dimension.
+
+    A^h_{q,k} =   X_q W_qry W_key^T X_k^T  +  X_q W_qry Ŵ_key^T r_δ
+                + u^T W_key^T X_k^T        +  v^T Ŵ_key^T r_δ          δ = k - q
+    Y = concat_h(softmax(A^h) X W_val^h) W_out + b_out
+
+(arXiv 1911.03584, eqs. 1 to 3 and 8.) The layer holds the parameters; the encoding, the normaliser,
+the border and the evaluation are objects that it is given.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from constructions.borders import Border, Zeros, padded
+from constructions.encodings import Encoding
+from constructions.formats import accumulator
+from constructions.lattice import Lattice, displacements, spread
+from constructions.normalisers import Normaliser
+from constructions.stencil import Geometry
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The input of attention: what stands where.
+
+    Args:
+        keys: the lattice of the keys.
+        queries: the lattice of the queries.
+        at_keys: (N, keys.size, D_in), the padded image.
+        at_queries: (N, queries.size, D_in), zero beyond the image; None unless content terms live.
+    """
+
+    keys: Lattice
+    queries: Lattice
+    at_keys: Tensor
+    at_queries: Tensor | None
+
+
+class Evaluation(Protocol):
+    """One way of computing the layer; all ways compute the same function of finite inputs."""
+
+    @property
+    def name(self) -> str:
+        """The name that `attention_from_conv` takes."""
+
+    def __call__(self, layer: MultiHeadSelfAttention, tokens: Tokens) -> Tensor:
+        """The output, (N, D_out, queries.size), of the tokens' dtype."""
+
+
+class MultiHeadSelfAttention(nn.Module):
+    """The paper's multi-head self-attention layer, with all four score terms.
+
+    It is called as the convolution it stands for: (N, D_in, *spatial) or (D_in, *spatial), to the
+    shape that the convolution returns. `attention_from_conv` sets its weights; fresh, all are zero
+    and every head attends to all keys alike.
+
+    Position scores are formed from exact integers in float64, multiplied by the sharpness last and
+    centred: a head's score at its own shift is 0. Scores and softmax run in float32 (float64 in a
+    float64 layer); weights are then cast to the dtype of the layer. Neither autocast nor
+    `.to(bfloat16)` changes this: positional parameters keep the dtype that they were made with.
+
+    Args:
+        geometry: where pixels, keys and queries stand.
+        border: what stands beyond the edge.
+        encoding: features of displacements and names of shifts.
+        normaliser: scores to weights.
+        evaluation: how the layer is computed.
+        num_heads: H.
+        in_channels: D_in.
+        out_channels: D_out.
+        groups: G, the blocks of W_val and W_out.
+        head_dim: D_h, for each group.
+        encoding_dim: D_p; also D_k, the dimension of queries and keys.
+        sharpness: the gap in score between a head's shift and any other; None for the gap from
+            which the weights are one-hot in the layer's dtype.
+        bias: whether there is a b_out.
+        dtype: of the layer; one of the four IEEE and brain formats.
+        device: of the layer.
+
+    Attributes:
+        query: W_qry, (H, D_in, D_k).
+        key: W_key, (H, D_in, D_k).
+        content_bias: u, (H, D_k).
+        positional_key: Ŵ_key, (H, D_p, D_k).
+        positional_shift: (H, d), the shift Δ that names v: v_h = sharpness (-1, 2 Δ_h) for the
+            quadratic encoding.
+        positional_sharpness: scalar, or None when saturated.
+        value: W_val, (H, G, D_in / G, D_h).
+        output: W_out, (H, G, D_h, D_out / G).
+        bias: b_out, (D_out,) or None.
+    """
+
+    positional = ("positional_key", "positional_shift", "positional_sharpness")
+    content = ("query", "key", "content_bias")
+
+    def __init__(
+        self,
+        *,
+        geometry: Geometry,
+        border: Border,
+        encoding: Encoding,
+        normaliser: Normaliser,
+        evaluation: Evaluation,
+        num_heads: int,
+        in_channels: int,
+        out_channels: int,
+        groups: int,
+        head_dim: int,
+        encoding_dim: int,
+        sharpness: float | None,
+        bias: bool,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__()
+        self.geometry = geometry
+        self.border = border
+        self.encoding = encoding
+        self.normaliser = normaliser
+        self._evaluation = evaluation
+        self.num_heads = num_heads
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.groups = groups
+
+        def zeros(*shape: int, dtype: torch.dtype = dtype) -> nn.Parameter:
+            return nn.Parameter(torch.zeros(shape, dtype=dtype, device=device))
+
+        exact = accumulator(dtype)
+        self.query = zeros(num_heads, in_channels, encoding_dim)
+        self.key = zeros(num_heads, in_channels, encoding_dim)
+        self.content_bias = zeros(num_heads, encoding_dim)
+        self.positional_key = zeros(num_heads, encoding_dim, encoding_dim, dtype=exact)
+        self.positional_shift = zeros(num_heads, geometry.dimension, dtype=exact)
+        self.positional_sharpness: nn.Parameter | None
+        if sharpness is None:
+            self.register_parameter("positional_sharpness", None)
+        else:
+            self.positional_sharpness = zeros(dtype=_position_dtype(device))
+            nn.init.constant_(self.positional_sharpness, sharpness)
+        self.value = zeros(num_heads, groups, in_channels // groups, head_dim)
+        self.output = zeros(num_heads, groups, head_dim, out_channels // groups)
+        self.bias: nn.Parameter | None
+        if bias:
+            self.bias = zeros(out_channels)
+        else:
+            self.register_parameter("bias", None)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the layer's values."""
+        return self.value.dtype
+
+    @property
+    def sharpness(self) -> float:
+        """The gap in score between a head's shift and any other displacement."""
+        if self.positional_sharpness is None:
+            return self.normaliser.one_hot_gap(self.dtype)
+        return self.positional_sharpness.item()
+
+    @property
+    def boundary(self) -> str:
+        """How the border is made: "padded", by explicit keys."""
+        return "padded"
+
+    @property
+    def evaluation(self) -> str:
+        """How the layer is computed: "dense"."""
+        return self._evaluation.name
+
+    @property
+    def has_sink(self) -> bool:
+        """Whether the last key is a sink; never with padded keys."""
+        return False
+
+    def forward(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        """Apply the layer.
+
+        Args:
+            x: (N, D_in, *spatial) or (D_in, *spatial).
+            output_size: of a transposed convolution, as torch takes it.
+
+        Returns:
+            (N, D_out, *output) or (D_out, *output), of the dtype and on the device of the layer;
+            under autocast, of the autocast dtype, as a convolution returns.
+
+        Raises:
+            TypeError: x is not a tensor, or output_size is given without a transposed convolution.
+            ValueError: wrong rank, channels, dtype or device, an empty grid, a border or an output
+                size that the image does not allow.
+        """
+        spatial_shape = self._checked_spatial_shape(x)
+        geometry = self._geometry(spatial_shape, output_size)
+        batched = x.dim() == geometry.dimension + 2
+        with self._without_autocast(x.device.type) as autocast_dtype:
+            dtype = self.dtype if autocast_dtype is None else autocast_dtype
+            image = (x if batched else x.unsqueeze(0)).to(dtype)
+            tokens = self._tokens(geometry, image)
+            y = self._evaluation(self, tokens)
+        return y.reshape(*y.shape[:2] if batched else y.shape[1:2], *tokens.queries.shape)
+
+    def attention_weights(
+        self,
+        spatial_shape: Sequence[int],
+        x: Tensor | None = None,
+        output_size: Sequence[int] | None = None,
+    ) -> Tensor:
+        """The attention weights of every head, the definition of the layer.
+
+        Args:
+            spatial_shape: the input's, unbatched and unpadded.
+            x: the input itself, which a layer with live content terms needs.
+            output_size: as in `forward`.
+
+        Returns:
+            (H, queries, keys), row-major, of the layer's dtype; (N, H, queries, keys) for a layer
+            with live content terms. Keys are the padded grid, zero-stuffed for a transposed
+            convolution.
+
+        Raises:
+            ValueError: as `forward`; or content terms live and x is missing.
+        """
+        shape = tuple(int(n) for n in spatial_shape)
+        geometry = self._geometry(shape, output_size)
+        if x is None:
+            if self.has_live_content():
+                raise ValueError(
+                    "x is None; accepted: the input, since the layer's content terms are live and "
+                    "its weights depend on it"
+                )
+            image = self.value.new_zeros(1, self.in_channels, *shape)
+        else:
+            given = self._checked_spatial_shape(x)
+            if given != shape:
+                raise ValueError(f"x has spatial shape {given}; accepted: spatial_shape, {shape}")
+            image = x if x.dim() == geometry.dimension + 2 else x.unsqueeze(0)
+        with self._without_autocast(image.device.type):
+            return self.weights(self._tokens(geometry, image.to(self.dtype)))
+
+    def weights(self, tokens: Tokens) -> Tensor:
+        """The attention weights for given tokens; see `attention_weights`."""
+        scores = self._position_scores(tokens)
+        if tokens.at_queries is not None:
+            scores = scores + self._content_scores(tokens, tokens.at_queries)
+        return self.normaliser(scores).to(tokens.at_keys.dtype)
+
+    def mixing(self, dtype: torch.dtype) -> Tensor:
+        """W_val^h W_out^h in the given dtype: (H, G, D_in / G, D_out / G).
+
+        Exact when either factor is the identity, as the construction has it.
+        """
+        return self.value.to(dtype) @ self.output.to(dtype)
+
+    def has_live_content(self) -> bool:
+        """Whether any of the three content terms can be other than zero, or is being trained.
+
+        Traced code cannot look at values and takes them to be live.
+        """
+        if torch.compiler.is_compiling():
+            return True
+        parameters = [getattr(self, name) for name in self.content]
+        return any(p.requires_grad or bool(p.detach().count_nonzero()) for p in parameters)
+
+    def extra_repr(self) -> str:
+        """Describe the layer as torch's own modules do."""
+        sharpness = "saturated" if self.positional_sharpness is None else f"{self.sharpness:g}"
+        return (
+            f"{self.in_channels}, {self.out_channels}, num_heads={self.num_heads}, "
+            f"groups={self.groups}, encoding={self.encoding}, normaliser={self.normaliser}, "
+            f"sharpness={sharpness}, border={self.border.mode}, boundary={self.boundary}, "
+            f"evaluation={self.evaluation}"
+        )
+
+    def _checked_spatial_shape(self, x: Tensor) -> tuple[int, ...]:
+        if not isinstance(x, Tensor):
+            raise TypeError(f"x is a {type(x).__name__}; accepted: a torch.Tensor")
+        d = self.geometry.dimension
+        if x.dim() not in (d + 1, d + 2):
+            raise ValueError(
+                f"x has shape {tuple(x.shape)}; accepted: (channels, *{d} axes) or "
+                f"(batch, channels, *{d} axes)"
+            )
+        if x.shape[-d - 1] != self.in_channels:
+            raise ValueError(f"x has {x.shape[-d - 1]} channels; accepted: {self.in_channels}")
+        if 0 in x.shape[-d:]:
+            raise ValueError(
+                f"x has spatial shape {tuple(x.shape[-d:])}, an empty grid; accepted: at least one "
+                "pixel on every axis"
+            )
+        low = (torch.float16, torch.bfloat16, torch.float32)
+        autocast = torch.is_autocast_enabled(x.device.type) and {x.dtype, self.dtype} <= set(low)
+        if x.dtype != self.dtype and not autocast:
+            raise ValueError(f"x has dtype {x.dtype}; accepted: {self.dtype}, the layer's")
+        if x.device != self.value.device:
+            raise ValueError(
+                f"x is on {x.device}; accepted: {self.value.device}, the layer's device"
+            )
+        return tuple(x.shape[-d:])
+
+    def _geometry(
+        self, spatial_shape: tuple[int, ...], output_size: Sequence[int] | None
+    ) -> Geometry:
+        if len(spatial_shape) != self.geometry.dimension:
+            raise ValueError(
+                f"spatial_shape is {spatial_shape}; accepted: {self.geometry.dimension} sizes"
+            )
+        if output_size is None:
+            return self.geometry
+        return self.geometry.with_output_size(spatial_shape, output_size)
+
+    def _tokens(self, geometry: Geometry, image: Tensor) -> Tokens:
+        pixels = geometry.pixels(tuple(image.shape[2:]))
+        keys, queries = geometry.keys(pixels.shape), geometry.queries(pixels.shape)
+
+        def at(lattice: Lattice, border: Border) -> Tensor:
+            return padded(image, pixels, lattice, border).flatten(2).transpose(1, 2)
+
+        at_queries = at(queries, Zeros()) if self.has_live_content() else None
+        return Tokens(keys, queries, at(keys, self.border), at_queries)
+
+    def _features(self, tokens: Tokens) -> tuple[Tensor, Tensor, Tensor]:
+        """Features of all displacements (M, D_p), of the heads' shifts (H, D_p), and queries."""
+        exact = _position_dtype(self.value.device)
+        shifts = self.positional_shift.to(exact)
+        box = displacements(tokens.keys, tokens.queries).positions(shifts.device).to(exact)
+        features, queries = self.encoding.encode(torch.cat([box, shifts]), shifts, tokens.keys)
+        return features[: len(box)], features[len(box) :], queries
+
+    def _position_scores(self, tokens: Tokens) -> Tensor:
+        """v^T Ŵ_key^T r_δ, centred: (H, queries, keys) in the accumulator format."""
+        features, at_shift, queries = self._features(tokens)
+        position_key = self.positional_key.to(features.dtype)
+        named = torch.einsum("hpk,hk->hp", position_key, queries)
+        peak = (named * at_shift).sum(dim=-1, keepdim=True)
+        below_peak = named @ features.T - peak
+        # The scale comes last: what it multiplies is an exact integer.
+        scores = below_peak * self._scale(tokens)
+        return spread(scores.to(accumulator(self.dtype)), tokens.keys, tokens.queries)
+
+    def _scale(self, tokens: Tokens) -> Tensor | float:
+        gap = self.encoding.gap(self.positional_shift.detach(), tokens.keys)
+        if self.positional_sharpness is None:
+            return self.normaliser.one_hot_gap(tokens.at_keys.dtype) / gap
+        return self.positional_sharpness.to(_position_dtype(self.value.device)) / gap
+
+    def _content_scores(self, tokens: Tokens, at_queries: Tensor) -> Tensor:
+        """The three terms that depend on the input: (N, H, queries, keys)."""
+        dtype = accumulator(self.dtype)
+        features, _, _ = self._features(tokens)
+        position_keys = features.to(dtype) @ self.positional_key.to(dtype)  # (H, M, D_k)
+        query = at_queries.to(dtype).unsqueeze(1) @ self.query.to(dtype)  # (N, H, Q, D_k)
+        key = tokens.at_keys.to(dtype).unsqueeze(1) @ self.key.to(dtype)  # (N, H, K, D_k)
+        content_content = query @ key.transpose(-1, -2)
+        content_bias = key @ self.content_bias.to(dtype).unsqueeze(-1)  # (N, H, K, 1)
+        by_displacement = query @ position_keys.transpose(-1, -2)  # (N, H, Q, M)
+        content_position = _own_row(by_displacement, tokens.keys, tokens.queries)
+        return content_content + content_position + content_bias.transpose(-1, -2)
+
+    @contextlib.contextmanager
+    def _without_autocast(self, device_type: str) -> Iterator[torch.dtype | None]:
+        """Switch autocast off; yields the dtype that it wants of this layer, or None.
+
+        As for a convolution of torch's, float64 is not its business.
+        """
+        if not torch.is_autocast_enabled(device_type):
+            yield None
+            return
+        wanted = torch.get_autocast_dtype(device_type)
+        with torch.autocast(device_type, enabled=False):
+            yield None if self.dtype == torch.float64 else wanted
+
+    def _apply(
+        self, fn: Callable[[Tensor], Tensor], recurse: bool = True
+    ) -> MultiHeadSelfAttention:
+        """Move the layer; positional parameters follow to a device, never to another dtype."""
+        kept = {name: getattr(self, name) for name in self.positional}
+        before = {name: p.data for name, p in kept.items() if p is not None}
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, data in before.items():
+            parameter = getattr(self, name)
+            if parameter.dtype != data.dtype:
+                parameter.data = data.to(parameter.device)
+        return self
+
+
+def _position_dtype(device: torch.device | str | None) -> torch.dtype:
+    """float64, in which integers are exact to 2^53, except where the device has none."""
+    on_mps = device is not None and torch.device(device).type == "mps"
+    return torch.float32 if on_mps else torch.float64
+
+
+def _own_row(by_displacement: Tensor, keys: Lattice, queries: Lattice) -> Tensor:
+    """From (..., Q, M) to (..., Q, K): for each query, the entries at its own displacements."""
+    index = torch.arange(by_displacement.shape[-1], device=by_displacement.device)
+    pairs = spread(index, keys, queries)  # (Q, K)
+    return by_displacement.gather(-1, pairs.expand(*by_displacement.shape[:-1], -1))

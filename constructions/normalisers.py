@@ -1,0 +1,58 @@
+"""Normalisers: from the scores of the keys to the weights of their values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from constructions.formats import accumulator, smallest_subnormal, unit_roundoff
+
+EXP_ERROR = 40
+"""Hypothesis on the exponential: relative error at most 40 u (20 units in the last place).
+
+The loosest that torch states for an exponential of its own (`Vectorized::exp_u20`); the vectorised
+and CUDA ones are within 2 units.
+"""
+
+
+@runtime_checkable
+class Normaliser(Protocol):
+    """Turns scores into weights."""
+
+    def __call__(self, scores: Tensor) -> Tensor:
+        """Weights over the last axis, of the shape and dtype of the scores."""
+
+    def one_hot_gap(self, dtype: torch.dtype) -> float:
+        """The gap in score from which on weights stored in `dtype` are exactly one-hot, or inf."""
+
+
+@dataclass(frozen=True)
+class Softmax:
+    """Softmax, the normaliser of the paper.
+
+    Over the reals it is never one-hot; in floating point it is, from a finite gap on. Theorem:
+    `saturated_softmax_is_one_hot`.
+    """
+
+    def __call__(self, scores: Tensor) -> Tensor:
+        """Softmax over the last axis."""
+        return scores.softmax(dim=-1)
+
+    def one_hot_gap(self, dtype: torch.dtype) -> float:
+        """Θ = ln(2/η), η the smallest subnormal of `dtype`, enlarged by what rounding can take.
+
+        Scores and exponentials run in the accumulator of `dtype`. A score is rounded once, which
+        lowers it by a factor of at most 1 - 2u; the exponential, the normalisation and the cast
+        raise a weight by a factor of at most 1 + (40 + 4)u. A weight of at most η/2 is stored as 0.
+        """
+        u = unit_roundoff(accumulator(dtype))
+        threshold = math.log(2) - math.log(smallest_subnormal(dtype))
+        return (threshold + (EXP_ERROR + 4) * u) / (1 - 2 * u) * (1 + 2**-46)
+
+
+NORMALISERS: Mapping[str, Normaliser] = {"softmax": Softmax()}
