@@ -53,8 +53,7 @@ def off_target_mass(sharpness: float, dimension: int) -> float:
 
     Arguments, rounding and errors as in `leak`; inf where it exceeds every float64.
     """
-    exponent = dimension * _log_theta(sharpness, dimension)
-    return _rounded_up(math.expm1(exponent)) if exponent < 700 else math.inf
+    return _grown(dimension * _log_theta(sharpness, dimension))
 
 
 def _log_theta(sharpness: float, dimension: int) -> float:
@@ -84,8 +83,16 @@ def gamma(terms: int, dtype: torch.dtype) -> float:
     The usual nu / (1 - nu) is larger, and meaningless for nu >= 1, which sums of 256 terms reach in
     bfloat16.
     """
-    exponent = terms * math.log1p(unit_roundoff(dtype))
-    return math.expm1(exponent) * ROUND_UP if exponent < 700 else math.inf
+    return _grown(terms * math.log1p(unit_roundoff(dtype)))
+
+
+def _grown(exponent: float) -> float:
+    """e^exponent - 1, rounded up; inf where it may exceed every float64.
+
+    The exponential multiplies the relative error of its argument by that argument, up to 700: so
+    the argument is raised first.
+    """
+    return _rounded_up(math.expm1(exponent * ROUND_UP)) if exponent < 700 else math.inf
 
 
 @functools.singledispatch
@@ -134,7 +141,7 @@ class HeadBound:
 
     @classmethod
     def of_softmax(cls, mass: float, keys: int, dtype: torch.dtype) -> HeadBound:
-        """The bound of a softmax head (equations 6 to 12 of `layer_error_is_certified`).
+        """The bound of a softmax head (equations 5 to 11 of `layer_error_is_certified`).
 
         Args:
             mass: bound on the off-target mass before normalisation, Λ; the target's is 1.
