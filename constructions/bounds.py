@@ -27,6 +27,9 @@ from constructions.stencil import Stencil
 ROUND_UP = 1 + 2**-46
 """Covers the rounding of the scalar formulas below: at most 40 operations within 2 units each."""
 
+UNDERFLOW = 32 * smallest_subnormal(torch.float64)
+"""Covers their underflow, for each dimension (page of T2, equation 21)."""
+
 
 def leak(sharpness: float, dimension: int) -> float:
     """Least upper bound of the off-target mass of a quadratic head, 1 - ϑ(e^-α)^-d.
@@ -39,13 +42,13 @@ def leak(sharpness: float, dimension: int) -> float:
 
     Returns:
         A float64 at least as large as the exact value, and larger by a factor below 1 + 2^-45 and
-        the smallest float64 at the most.
+        64 d times the smallest float64 at the most.
 
     Raises:
         ValueError: the sharpness is not positive and finite, or the dimension below 1.
     """
     log_theta = _log_theta(sharpness, dimension)
-    return min(1.0, _rounded_up(-math.expm1(-dimension * log_theta)))
+    return min(1.0, -math.expm1(-dimension * log_theta) * ROUND_UP + dimension * UNDERFLOW)
 
 
 def off_target_mass(sharpness: float, dimension: int) -> float:
@@ -53,7 +56,7 @@ def off_target_mass(sharpness: float, dimension: int) -> float:
 
     Arguments, rounding and errors as in `leak`; inf where it exceeds every float64.
     """
-    return _grown(dimension * _log_theta(sharpness, dimension))
+    return _grown(dimension * _log_theta(sharpness, dimension)) + dimension * UNDERFLOW
 
 
 def _log_theta(sharpness: float, dimension: int) -> float:
@@ -73,10 +76,6 @@ def _theta_tail(decay: float) -> float:
     return 2 * math.fsum(math.exp(-decay * n * n) for n in (4, 3, 2, 1))
 
 
-def _rounded_up(value: float) -> float:
-    return value * ROUND_UP + smallest_subnormal(torch.float64)
-
-
 def gamma(terms: int, dtype: torch.dtype) -> float:
     """(1 + u)^n - 1: what n roundings in a format can do to a number, for every n.
 
@@ -87,12 +86,13 @@ def gamma(terms: int, dtype: torch.dtype) -> float:
 
 
 def _grown(exponent: float) -> float:
-    """e^exponent - 1, rounded up; inf where it may exceed every float64.
+    """e^z - 1 for z >= 0, rounded up; inf where it may exceed every float64.
 
-    The exponential multiplies the relative error of its argument by that argument, up to 700: so
-    the argument is raised first.
+    The exponential amplifies the relative error of its argument by 1 + z.
     """
-    return _rounded_up(math.expm1(exponent * ROUND_UP)) if exponent < 700 else math.inf
+    if exponent >= 700:
+        return math.inf
+    return math.expm1(exponent) * (1 + (1 + exponent) * 2**-46)
 
 
 @functools.singledispatch
@@ -101,14 +101,18 @@ def encoding_mass(encoding: Encoding, sharpness: float, keys: Lattice) -> float:
 
     Of a general encoding: every other key has at most e^-gap.
     """
-    return (keys.size - 1) * math.exp(-sharpness) * ROUND_UP
+    return _gap_mass(sharpness, keys)
 
 
 @encoding_mass.register
 def _(encoding: Quadratic, sharpness: float, keys: Lattice) -> float:
     # The first does not grow with the grid; the second is finite for any sharpness.
     mass = off_target_mass(sharpness, keys.dimension)
-    return min(mass, (keys.size - 1) * math.exp(-sharpness) * ROUND_UP)
+    return min(mass, _gap_mass(sharpness, keys))
+
+
+def _gap_mass(sharpness: float, keys: Lattice) -> float:
+    return (keys.size - 1) * (math.exp(-sharpness) * ROUND_UP + UNDERFLOW)
 
 
 @dataclass(frozen=True)

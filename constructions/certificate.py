@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from constructions.attention import MultiHeadSelfAttention
 from constructions.borders import padded
 from constructions.bounds import HeadBound, encoding_mass, layer_bound
-from constructions.formats import accumulator, check_format
+from constructions.formats import accumulator, check_format, unit_roundoff
 from constructions.lattice import Lattice
 from constructions.normalisers import Softmax
 from constructions.stencil import AnyConvolution, Stencil, check_convolution
@@ -268,16 +268,18 @@ class _Case:
 
 
 def _head_bound(layer: MultiHeadSelfAttention, keys: Lattice) -> HeadBound:
-    sharpness = layer.sharpness
-    if sharpness >= layer.normaliser.one_hot_gap(layer.dtype):
+    sharpness, dtype = layer.sharpness, layer.dtype
+    mass = encoding_mass(layer.encoding, sharpness, keys)
+    # In half precision tails vanish when they are cast, and the peak is 1 if they are few (T8).
+    peak_is_one = dtype == accumulator(dtype) or 16 * mass <= unit_roundoff(dtype)
+    if sharpness >= layer.normaliser.one_hot_gap(dtype) and peak_is_one:
         return HeadBound()  # one-hot: a gather, which rounds nothing
     if not isinstance(layer.normaliser, Softmax):
         raise ValueError(
             f"layer has the normaliser {layer.normaliser} below its one-hot gap; accepted: "
             "softmax, or a saturated layer"
         )
-    mass = encoding_mass(layer.encoding, sharpness, keys)
-    return HeadBound.of_softmax(mass, keys.size, layer.dtype)
+    return HeadBound.of_softmax(mass, keys.size, dtype)
 
 
 def _distance(y: Tensor, exact: Tensor) -> Tensor:

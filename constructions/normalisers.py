@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from constructions.formats import accumulator, smallest_subnormal, unit_roundoff
+from constructions.formats import accumulator, unit_roundoff
 
 EXP_ERROR = 40
 """Hypothesis on the exponential: relative error at most 40 u (20 units in the last place).
@@ -46,13 +46,16 @@ class Softmax:
     def one_hot_gap(self, dtype: torch.dtype) -> float:
         """Θ = ln(2/η), η the smallest subnormal of `dtype`, enlarged by what rounding can take.
 
-        Scores and exponentials run in the accumulator of `dtype`. A score is rounded once, which
-        lowers it by a factor of at most 1 - 2u; the exponential, the normalisation and the cast
-        raise a weight by a factor of at most 1 + (40 + 4)u. A weight of at most η/2 is stored as 0.
+        Scores and exponentials run in the accumulator of `dtype`, u its unit roundoff. A score is
+        rounded twice, to float64 and to the accumulator, which shrinks it by a factor of at least
+        1 - 2u; the exponential raises a weight by a factor of at most 1 + 40u, and neither the
+        normalisation nor the cast raises it. A weight of at most η/2 is stored as 0.
         """
         u = unit_roundoff(accumulator(dtype))
-        threshold = math.log(2) - math.log(smallest_subnormal(dtype))
-        return (threshold + (EXP_ERROR + 4) * u) / (1 - 2 * u) * (1 + 2**-46)
+        facts = torch.finfo(dtype)
+        # η as a sum of logarithms: it is itself 0 where the processor flushes subnormal numbers.
+        threshold = math.log(2) - math.log(facts.smallest_normal) - math.log(facts.eps)
+        return (threshold + EXP_ERROR * u) / (1 - 2 * u) * (1 + 2**-46)
 
 
 NORMALISERS: Mapping[str, Normaliser] = {"softmax": Softmax()}

@@ -1,0 +1,1 @@
+"""Verification: theory and constructions held against each other and an independent oracle."""

@@ -1,0 +1,231 @@
+"""T3 (Theorem 1). Attention expresses convolution."""
+
+from collections.abc import Sequence
+from fractions import Fraction
+from itertools import product
+
+import sympy as sp
+from flint import arb
+
+from theory.proof import Proof, Step, Theorem, equal, identical, nonnegative
+from theory.theta import BITS, ball, precision
+
+__all__ = ["THEOREM", "prove", "sufficient_sharpness"]
+
+THEOREM = Theorem(
+    slug="attention_expresses_convolution",
+    number="T3",
+    source="Theorem 1",
+    title="Attention expresses convolution",
+    claim=(
+        "A multi-head self-attention layer with quadratic scores and one head for every tap of the "
+        "kernel expresses any convolution to any accuracy, in every dimension. "
+        "Over the reals |MHSA(X) − Conv(X)| in channel o is at most "
+        "ε(α) Σ_δ Σ_c |W_δ[c, o]| (max X_c − min X_c), the range taken over the padded image, and "
+        "the sharpness α = ln(1 + 2dV/η) makes it less than η if V > 0 bounds the double sum."
+    ),
+    hypotheses=(
+        "q + δ is a key for every query q and every offset δ (borders are padded keys)",
+        "one head for every offset, with Δ_h that offset: N_h is the number of taps",
+        "D_p >= d + 1 and D_h >= min(D_in, D_out)",
+        "real arithmetic, and α > 0",
+    ),
+    notation={
+        "ε(α)": "1 − ϑ(e^−α)^−d, the leak of T2",
+        "a^h_k": "the weight that head h gives to key k, at one query: nonnegative, of sum 1",
+        "t_h = q + Δ_h": "the target of head h",
+        "R_c = max X_c − min X_c": "the range of channel c over all keys, padding included",
+        "V": "a bound on Σ_δ Σ_c |W_δ[c, o]| R_c for every o",
+        "η": "the accuracy asked for",
+    },
+    proof_idea=(
+        "By T1 the layer with one-hot heads is the convolution, so the error is what each head "
+        "reads off its target. By T2 that is a share below ε of its attention, and each "
+        "misread pixel is off by at most the range of its channel."
+    ),
+    references=("arXiv:1911.03584, Theorem 1",),
+    objects=(
+        "constructions.attention_from_conv",
+        "constructions.certify",
+        "constructions.attention.MultiHeadSelfAttention",
+    ),
+)
+
+
+def sufficient_sharpness(
+    accuracy: Fraction, dimension: int, variation: Fraction, *, bits: int = BITS
+) -> arb:
+    """A ball around α = ln(1 + 2 d V / η), by equation (9) enough for an error of η."""
+    with precision(bits):
+        return ball(2 * dimension * variation / accuracy).log1p()
+
+
+def matrix(name: str, rows: int, columns: int) -> sp.Matrix:
+    """A matrix of distinct commuting symbols."""
+    return sp.Matrix(rows, columns, lambda i, j: sp.Symbol(f"{name}_{i}{j}"))
+
+
+def padded(block: sp.Matrix, rows: int, columns: int) -> sp.Matrix:
+    """The matrix, extended by zeros to the given shape."""
+    return sp.Matrix(
+        rows, columns, lambda i, j: block[i, j] if i < block.rows and j < block.cols else 0
+    )
+
+
+def prove() -> tuple[Step, ...]:
+    """Prove T3: equations (2) to (10) of its page."""
+    proof = Proof()
+    _prove_parameters(proof)
+    _prove_error(proof)
+    _prove_accuracy(proof)
+    return proof.steps
+
+
+def _prove_parameters(proof: Proof) -> None:
+    """The weights of the construction, in the paper's layer: (2), (3)."""
+    alpha = sp.Symbol("alpha", positive=True)
+    for d in (1, 2, 3):
+        key, query, content = matrix("x", 1, 2), matrix("y", 1, 2), matrix("u", d + 1, 1)
+        delta, shift = sp.Matrix(sp.symbols(f"delta:{d}")), sp.Matrix(sp.symbols(f"Delta:{d}"))
+        encoding = sp.Matrix([delta.dot(delta), *delta])
+        vector = -alpha * sp.Matrix([1, *(-2 * shift)])
+
+        def score(
+            w_query: sp.Matrix,
+            w_key: sp.Matrix,
+            w_position: sp.Matrix,
+            bias: sp.Matrix,
+            *,
+            key: sp.Matrix = key,
+            query: sp.Matrix = query,
+            encoding: sp.Matrix = encoding,
+            vector: sp.Matrix = vector,
+        ) -> sp.Matrix:
+            """All four terms: content, query-position, key bias, position."""
+            return (
+                query * w_query * w_key.T * key.T
+                + query * w_query * w_position * encoding
+                + bias.T * w_key.T * key.T
+                + vector.T * w_position * encoding
+            )
+
+        difference = delta - shift
+        proof.check(
+            f"W_qry = W_key = 0 and W^_key = I leave -α |δ - Δ|^2 + const, d = {d}",
+            identical(
+                score(sp.zeros(2, d + 1), sp.zeros(2, d + 1), sp.eye(d + 1), content),
+                sp.Matrix([[-alpha * difference.dot(difference) + alpha * shift.dot(shift)]]),
+            ),
+            equation=2,
+        )
+    proof.check(
+        "W_val W_out = W with D_h >= min(D_in, D_out), whichever is smaller, D_h up to 4",
+        all(
+            identical(
+                (padded(sp.eye(n), n, h) if n <= m else padded(matrix("w", n, m), n, h))
+                * (padded(matrix("w", n, m), h, m) if n <= m else padded(sp.eye(m), h, m)),
+                matrix("w", n, m),
+            )
+            for n, m in product((1, 2, 3), repeat=2)
+            for h in range(min(n, m), 5)
+        ),
+        equation=3,
+    )
+
+
+def weights(
+    head: int, keys: Sequence[tuple[int, ...]], target: tuple[int, ...]
+) -> dict[tuple[int, ...], sp.Expr]:
+    """Symbolic weights of sum 1: free off the target, and one minus their sum on it."""
+    off = {k: sp.Symbol(f"a{head}_{'_'.join(map(str, k))}") for k in keys if k != target}
+    return {**off, target: 1 - sum(off.values())}
+
+
+def _prove_error(proof: Proof) -> None:
+    """The error is what heads read off their targets, hence its bound: (4) to (8)."""
+    for d in (1, 2, 3):
+        keys = list(product(range(2), repeat=d))
+        taps = keys[: 2 + d]  # any set of offsets; the query stands at 0, so targets are offsets
+        image = {k: matrix("x" + "".join(map(str, k)), 1, 2) for k in keys}
+        kernel = {t: matrix("w" + "".join(map(str, t)), 2, 2) for t in taps}
+        rows = [weights(h, keys, t) for h, t in enumerate(taps)]
+        bias = matrix("b", 1, 2)
+        heads = [sum((row[k] * image[k] for k in keys), sp.zeros(1, 2)) for row in rows]
+        layer = sp.Matrix.hstack(*heads) * sp.Matrix.vstack(*kernel.values()) + bias
+        convolution = sum((image[t] * kernel[t] for t in taps), bias)
+        misread = sum(
+            (
+                row[k] * (image[k] - image[t]) * kernel[t]
+                for row, t in zip(rows, taps, strict=True)
+                for k in keys
+                if k != t
+            ),
+            sp.zeros(1, 2),
+        )
+        proof.check(
+            f"layer - convolution = what heads read off their targets, d = {d}, all symbolic",
+            identical(layer - convolution, misread),
+            equation=4,
+        )
+    weight, scope, slack = sp.symbols("a R s", nonnegative=True)
+    proof.check(
+        "a_k y_k <= a_k R for y_k = R - s, and a_k y_k >= -a_k R for y_k = -R + s, s >= 0",
+        nonnegative(weight * scope - weight * (scope - slack))
+        and nonnegative(weight * (-scope + slack) + weight * scope),
+        equation=5,
+    )
+    total, term = sp.symbols("A a", nonnegative=True)
+    proof.check(
+        "the bounds of the keys add up to (share off target) R, one key at a time",
+        identical(total * scope + term * scope, (total + term) * scope),
+        equation=5,
+    )
+    leak, excess = sp.symbols("m e", nonnegative=True)
+    proof.check(
+        "a share m <= ε = m + e of a head bounds its part by ε |W| R",
+        nonnegative((leak + excess) * weight * scope - leak * weight * scope),
+        equation=6,
+    )
+    bound, one_bound, gap, one_gap = sp.symbols("B b s t", nonnegative=True)
+    proof.check(
+        "errors within B and b sum to one within B + b, one head and channel at a time",
+        nonnegative((bound + one_bound) - ((bound - gap) + (one_bound - one_gap)))
+        and nonnegative((-bound + gap) + (-one_bound + one_gap) + (bound + one_bound)),
+        equation=7,
+    )
+    share = sp.Symbol("m", positive=True)
+    near, far = sp.symbols("p r")
+    proof.check(
+        "one tap, all pixels but the target equal: the error is exactly (share) W (range)",
+        identical(
+            ((1 - share) * near + share * far - near) * weight, share * weight * (far - near)
+        ),
+        equation=8,
+    )
+
+
+def _prove_accuracy(proof: Proof) -> None:
+    """α = ln(1 + 2 d V / η) suffices: (9), and is nearly needed: (10)."""
+    d, bound, eta, x = sp.symbols("d V eta x", positive=True)
+    at = 1 / (1 + 2 * d * bound / eta)
+    proof.check(
+        "x = exp(-α) = 1/(1 + 2 d V/η)",
+        identical(sp.exp(-sp.log(1 + 2 * d * bound / eta)), at),
+        equation=9,
+    )
+    proof.check(
+        "there, 2 d x/(1 - x) V = η",
+        equal((2 * d * x / (1 - x)).subs(x, at) * bound, eta),
+        equation=9,
+    )
+    proof.check(
+        "1 - x^3 > 1 - x, so the leak is below 2 d x/(1 - x): 1 - x^3 - (1 - x) = x (1 - x)(1 + x)",
+        identical((1 - x**3) - (1 - x), x * (1 - x) * (1 + x)),
+        equation=9,
+    )
+    needed = eta / (2 * d * (bound - eta))
+    proof.check(
+        "2 d x V/(1 + 2 d x) = η at x = η/(2 d (V - η)): less sharpness leaks more than η",
+        equal((2 * d * x / (1 + 2 * d * x)).subs(x, needed) * bound, eta),
+        equation=10,
+    )
