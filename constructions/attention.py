@@ -23,7 +23,7 @@ from constructions.encodings import Encoding
 from constructions.formats import accumulator
 from constructions.lattice import Lattice, displacements, spread
 from constructions.normalisers import Normaliser
-from constructions.stencil import Geometry
+from constructions.stencil import Geometry, checked_spatial_shape
 
 
 @dataclass(frozen=True)
@@ -261,9 +261,9 @@ class MultiHeadSelfAttention(nn.Module):
     def has_live_content(self) -> bool:
         """Whether any of the three content terms can be other than zero, or is being trained.
 
-        Traced code cannot look at values and takes them to be live.
+        Traced code, and the meta device, cannot look at values and take them to be live.
         """
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or self.query.is_meta:
             return True
         parameters = [getattr(self, name) for name in self.content]
         return any(p.requires_grad or bool(p.detach().count_nonzero()) for p in parameters)
@@ -281,28 +281,16 @@ class MultiHeadSelfAttention(nn.Module):
     def _checked_spatial_shape(self, x: Tensor) -> tuple[int, ...]:
         if not isinstance(x, Tensor):
             raise TypeError(f"x is a {type(x).__name__}; accepted: a torch.Tensor")
-        d = self.geometry.dimension
-        if x.dim() not in (d + 1, d + 2):
-            raise ValueError(
-                f"x has shape {tuple(x.shape)}; accepted: (channels, *{d} axes) or "
-                f"(batch, channels, *{d} axes)"
-            )
-        if x.shape[-d - 1] != self.in_channels:
-            raise ValueError(f"x has {x.shape[-d - 1]} channels; accepted: {self.in_channels}")
-        if 0 in x.shape[-d:]:
-            raise ValueError(
-                f"x has spatial shape {tuple(x.shape[-d:])}, an empty grid; accepted: at least one "
-                "pixel on every axis"
-            )
+        spatial_shape = checked_spatial_shape(x, self.in_channels, self.geometry.dimension)
         low = (torch.float16, torch.bfloat16, torch.float32)
-        autocast = torch.is_autocast_enabled(x.device.type) and {x.dtype, self.dtype} <= set(low)
+        autocast = _is_autocast(x.device.type) and {x.dtype, self.dtype} <= set(low)
         if x.dtype != self.dtype and not autocast:
             raise ValueError(f"x has dtype {x.dtype}; accepted: {self.dtype}, the layer's")
         if x.device != self.value.device:
             raise ValueError(
                 f"x is on {x.device}; accepted: {self.value.device}, the layer's device"
             )
-        return tuple(x.shape[-d:])
+        return spatial_shape
 
     def _geometry(
         self, spatial_shape: tuple[int, ...], output_size: Sequence[int] | None
@@ -369,7 +357,7 @@ class MultiHeadSelfAttention(nn.Module):
 
         As for a convolution of torch's, float64 is not its business.
         """
-        if not torch.is_autocast_enabled(device_type):
+        if not _is_autocast(device_type):
             yield None
             return
         wanted = torch.get_autocast_dtype(device_type)
@@ -380,14 +368,23 @@ class MultiHeadSelfAttention(nn.Module):
         self, fn: Callable[[Tensor], Tensor], recurse: bool = True
     ) -> MultiHeadSelfAttention:
         """Move the layer; positional parameters follow to a device, never to another dtype."""
-        kept = {name: getattr(self, name) for name in self.positional}
-        before = {name: p.data for name, p in kept.items() if p is not None}
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for name, data in before.items():
-            parameter = getattr(self, name)
-            if parameter.dtype != data.dtype:
-                parameter.data = data.to(parameter.device)
+        parameters = [getattr(self, name) for name in self.positional]
+        kept = [t for p in parameters if p is not None for t in (p, p.grad)]
+
+        def moved(tensor: Tensor) -> Tensor:
+            applied = fn(tensor)
+            if applied.dtype != tensor.dtype and any(tensor is t for t in kept):
+                return tensor.to(applied.device)
+            return applied
+
+        super()._apply(moved, recurse)  # type: ignore[no-untyped-call]
         return self
+
+
+def _is_autocast(device_type: str) -> bool:
+    """Whether autocast is on; some devices, such as meta, have none."""
+    available = torch.amp.is_autocast_available(device_type)
+    return available and torch.is_autocast_enabled(device_type)
 
 
 def _position_dtype(device: torch.device | str | None) -> torch.dtype:

@@ -19,9 +19,14 @@ from constructions.bounds import HeadBound, encoding_mass, layer_bound
 from constructions.formats import accumulator, check_format, unit_roundoff
 from constructions.lattice import Lattice
 from constructions.normalisers import Softmax
-from constructions.stencil import AnyConvolution, Stencil, check_convolution
+from constructions.stencil import (
+    AnyConvolution,
+    Stencil,
+    check_convolution,
+    checked_spatial_shape,
+)
 
-PAGE = "docs/theorems/layer_error_is_certified.md"
+CLAIM = "Theorem: layer_error_is_certified, docs/theorems/layer_error_is_certified.md"
 NON_FINITE = "theorem T9, docs/theorems/dense_attention_spreads_non_finite_pixels.md"
 
 
@@ -155,7 +160,7 @@ def assert_equivalent(layer: nn.Module, conv: AnyConvolution, x: Tensor, leak: f
         f"{float(certificate.error[worst]):.6g}, the bound {float(certificate.bound[worst]):.6g} "
         f"(leak {float(certificate.leak[worst]):.3g}, "
         f"rounding {float(certificate.rounding[worst]):.3g}).\n"
-        f"Theorem: layer_error_is_certified, {PAGE}\n"
+        f"{CLAIM}\n"
         f"layer: {layer}\n"
         f"{_Case.of(conv, x, None).reproduction()}"
     )
@@ -190,7 +195,9 @@ class _Case:
         if not isinstance(x, Tensor):
             raise TypeError(f"x is a {type(x).__name__}; accepted: a torch.Tensor")
         check_format(x.dtype, "x")
-        for name, tensor in {"x": x, "conv.weight": conv.weight, "conv.bias": conv.bias}.items():
+        spatial_shape = checked_spatial_shape(x, conv.in_channels, len(conv.kernel_size))
+        operands = {"conv.weight": conv.weight, "conv.bias": conv.bias, "x": x}
+        for name, tensor in operands.items():
             if tensor is None:
                 continue
             if tensor.dtype != x.dtype or tensor.device != x.device:
@@ -207,15 +214,14 @@ class _Case:
         wide = copy.deepcopy(conv).to("cpu", torch.float64)
         stencil = Stencil.from_conv(wide)
         geometry = stencil.geometry
-        spatial_shape = tuple(x.shape[-geometry.dimension :])
         if arguments:
             geometry = geometry.with_output_size(spatial_shape, *arguments)
         pixels, keys = geometry.pixels(spatial_shape), geometry.keys(spatial_shape)
         batched = x.dim() == geometry.dimension + 2
         image = x.detach().cpu().double()
+        stuffed = padded(image if batched else image[None], pixels, keys, stencil.border)
         with torch.no_grad():
             exact = wide(image, *arguments)
-        stuffed = padded(image if batched else image[None], pixels, keys, stencil.border)
         return cls(conv, x, arguments, stencil, exact, keys, stuffed)
 
     def certificate(self, layer: nn.Module, head: HeadBound, *, sums: torch.dtype) -> Certificate:
@@ -225,7 +231,8 @@ class _Case:
         if y.shape != self.exact.shape:
             raise AssertionError(
                 f"the layer is not the convolution: its output has shape {tuple(y.shape)}, the "
-                f"convolution's has {tuple(self.exact.shape)}.\n{self.reproduction()}"
+                f"convolution's has {tuple(self.exact.shape)}; the error is within no bound.\n"
+                f"{CLAIM}\n{self.reproduction()}"
             )
         batched_exact = self.exact.reshape(-1, *self.exact.shape[-self.keys.dimension - 1 :])
         leak, rounding = layer_bound(
@@ -245,24 +252,17 @@ class _Case:
         names += ("groups", "padding_mode", *(("output_padding",) if conv.transposed else ()))
         options = ", ".join(f"{name}={getattr(conv, name)!r}" for name in names)
         tensors = {**conv.state_dict(), "x": self.x.detach()}
-        if sum(t.numel() for t in tensors.values()) > 2000:
-            values = "# too large to print: torch.save((conv.state_dict(), x), 'case.pt') keeps it"
-        else:
-            rows = [f"{n!r}: torch.tensor({t.tolist()}, dtype=wide)" for n, t in tensors.items()]
-            values = (
-                "wide = torch.float64\n"
-                "tensors = {" + ", ".join(rows) + "}\n"
-                "x = tensors.pop('x').to(conv.weight.dtype)\n"
-                "conv.load_state_dict(tensors)"
-            )
+        rows = [f"{n!r}: torch.tensor({t.tolist()}, dtype=wide)" for n, t in tensors.items()]
         return (
-            "To reproduce:\n"
+            "To reproduce, where `layer` is your module:\n"
             "import torch\n"
-            "from constructions import assert_equivalent, attention_from_conv\n"
+            "from constructions import assert_equivalent\n"
             f"conv = torch.nn.{type(conv).__name__}({options}, bias={conv.bias is not None}, "
             f"dtype={conv.weight.dtype})\n"
-            f"{values}\n"
-            "layer = attention_from_conv(conv)  # with your options, or your own module\n"
+            "wide = torch.float64\n"
+            "tensors = {" + ", ".join(rows) + "}\n"
+            "x = tensors.pop('x').to(conv.weight.dtype)\n"
+            "conv.load_state_dict(tensors)\n"
             "assert_equivalent(layer, conv, x)\n"
         )
 
@@ -271,7 +271,8 @@ def _head_bound(layer: MultiHeadSelfAttention, keys: Lattice) -> HeadBound:
     sharpness, dtype = layer.sharpness, layer.dtype
     mass = encoding_mass(layer.encoding, sharpness, keys)
     # In half precision tails vanish when they are cast, and the peak is 1 if they are few (T8).
-    peak_is_one = dtype == accumulator(dtype) or 16 * mass <= unit_roundoff(dtype)
+    exact = dtype == accumulator(dtype) or not isinstance(layer.normaliser, Softmax)
+    peak_is_one = exact or 16 * mass <= unit_roundoff(dtype)
     if sharpness >= layer.normaliser.one_hot_gap(dtype) and peak_is_one:
         return HeadBound()  # one-hot: a gather, which rounds nothing
     if not isinstance(layer.normaliser, Softmax):

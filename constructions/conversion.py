@@ -134,6 +134,7 @@ def convert(model: Model, **options: Any) -> Model | MultiHeadSelfAttention:
         raise TypeError(f"model is a {type(model).__name__}; accepted: a torch.nn.Module")
     memo: dict[int, Any] = {}
     owners: dict[int, tuple[str, AnyConvolution]] = {}
+    biases: dict[int, MultiHeadSelfAttention] = {}
     for path, module in model.named_modules():
         if not isinstance(module, CONVOLUTIONS):
             continue
@@ -143,6 +144,8 @@ def convert(model: Model, **options: Any) -> Model | MultiHeadSelfAttention:
         except (TypeError, ValueError) as error:
             raise type(error)(f"{name}: {error}") from error
         memo[id(module)] = layer
+        if module.bias is not None:
+            layer.bias = biases.setdefault(id(module.bias), layer).bias
         first_name, first = owners.setdefault(id(module.weight), (name, module))
         if first is not module:
             _share_matrices(memo[id(first)], layer, first_name, name)

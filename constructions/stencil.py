@@ -298,3 +298,21 @@ def check_convolution(conv: AnyConvolution) -> None:
     if conv.weight.is_complex():
         raise TypeError(f"conv has complex weights ({conv.weight.dtype}); accepted: real ones")
     check_format(conv.weight.dtype, "conv")
+
+
+def checked_spatial_shape(x: Tensor, channels: int, dimension: int) -> tuple[int, ...]:
+    """The last d sizes of an image; raises a ValueError unless it has the channels and a grid."""
+    d = dimension
+    if x.dim() not in (d + 1, d + 2):
+        raise ValueError(
+            f"x has shape {tuple(x.shape)}; accepted: (channels, *{d} axes) or "
+            f"(batch, channels, *{d} axes)"
+        )
+    if x.shape[-d - 1] != channels:
+        raise ValueError(f"x has {x.shape[-d - 1]} channels; accepted: {channels}")
+    if 0 in x.shape[-d:]:
+        raise ValueError(
+            f"x has spatial shape {tuple(x.shape[-d:])}, an empty grid; accepted: at least one "
+            "pixel on every axis"
+        )
+    return tuple(x.shape[-d:])

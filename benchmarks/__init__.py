@@ -1,0 +1,1 @@
+"""What dense attention costs beside the convolution; never a test that fails on time."""
