@@ -22,7 +22,6 @@ from constructions.attention import MultiHeadSelfAttention
 from constructions.certificate import Certificate
 from constructions.demo import figure, job, network, report
 
-pytestmark = pytest.mark.xdist_group("main_job")  # one worker: the tests share a trained network
 
 ROOT = Path(__file__).parent.parent
 IMAGES = 450
