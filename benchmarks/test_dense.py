@@ -61,7 +61,7 @@ def convolution(channels: int) -> nn.Conv2d:
 
 
 def contenders(conv: nn.Conv2d) -> dict[str, nn.Module]:
-    layer = attention_from_conv(conv)
+    layer = attention_from_conv(conv, boundary="padded", evaluation="dense")
     return {"conv2d": conv, "layer": layer, "textbook": Textbook(conv, layer.sharpness)}
 
 

@@ -11,36 +11,22 @@ the border and the evaluation are objects that it is given.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from constructions.borders import Border, Zeros, padded
-from constructions.encodings import Encoding
+from constructions.borders import Border, Zeros, check_reach, padded
+from constructions.boundaries import Boundary, View
+from constructions.encodings import Encoding, Separable, Window
 from constructions.formats import accumulator
 from constructions.lattice import Lattice, displacements, spread
 from constructions.normalisers import Normaliser
+from constructions.soft_padding import SINK_HEIGHT, SoftPadding
 from constructions.stencil import Geometry, checked_spatial_shape
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """The input of attention: what stands where.
-
-    Args:
-        keys: the lattice of the keys.
-        queries: the lattice of the queries.
-        at_keys: (N, keys.size, D_in), the padded image.
-        at_queries: (N, queries.size, D_in), zero beyond the image; None unless content terms live.
-    """
-
-    keys: Lattice
-    queries: Lattice
-    at_keys: Tensor
-    at_queries: Tensor | None
 
 
 class Evaluation(Protocol):
@@ -50,8 +36,11 @@ class Evaluation(Protocol):
     def name(self) -> str:
         """The name that `attention_from_conv` takes."""
 
-    def __call__(self, layer: MultiHeadSelfAttention, tokens: Tokens) -> Tensor:
-        """The output, (N, D_out, queries.size), of the tokens' dtype."""
+    def objection(self, layer: MultiHeadSelfAttention) -> str | None:
+        """Why this way does not apply to the layer as it stands, or None."""
+
+    def __call__(self, layer: MultiHeadSelfAttention, view: View) -> Tensor:
+        """The output, (N, D_out, *queries.shape), of the image's dtype."""
 
 
 class MultiHeadSelfAttention(nn.Module):
@@ -69,12 +58,13 @@ class MultiHeadSelfAttention(nn.Module):
     Args:
         geometry: where pixels, keys and queries stand.
         border: what stands beyond the edge.
+        boundary: whether that is made of keys.
         encoding: features of displacements and names of shifts.
         normaliser: scores to weights.
-        evaluation: how the layer is computed.
+        evaluations: how the layer is computed: by the first of these that applies.
         num_heads: H.
-        in_channels: D_in.
-        out_channels: D_out.
+        in_channels: D_in; None for a layer that treats every channel of its input alike and apart.
+        out_channels: D_out; None likewise.
         groups: G, the blocks of W_val and W_out.
         head_dim: D_h, for each group.
         encoding_dim: D_p; also D_k, the dimension of queries and keys.
@@ -105,12 +95,13 @@ class MultiHeadSelfAttention(nn.Module):
         *,
         geometry: Geometry,
         border: Border,
+        boundary: Boundary,
         encoding: Encoding,
         normaliser: Normaliser,
-        evaluation: Evaluation,
+        evaluations: Sequence[Evaluation],
         num_heads: int,
-        in_channels: int,
-        out_channels: int,
+        in_channels: int | None,
+        out_channels: int | None,
         groups: int,
         head_dim: int,
         encoding_dim: int,
@@ -124,18 +115,22 @@ class MultiHeadSelfAttention(nn.Module):
         self.border = border
         self.encoding = encoding
         self.normaliser = normaliser
-        self._evaluation = evaluation
+        self.boundary_rule = boundary
+        self._evaluations = tuple(evaluations)
+        self._shared = True
         self.num_heads = num_heads
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.groups = groups
 
+        d_in, d_out = in_channels or 1, out_channels or 1
+
         def zeros(*shape: int, dtype: torch.dtype = dtype) -> nn.Parameter:
             return nn.Parameter(torch.zeros(shape, dtype=dtype, device=device))
 
         exact = accumulator(dtype)
-        self.query = zeros(num_heads, in_channels, encoding_dim)
-        self.key = zeros(num_heads, in_channels, encoding_dim)
+        self.query = zeros(num_heads, d_in, encoding_dim)
+        self.key = zeros(num_heads, d_in, encoding_dim)
         self.content_bias = zeros(num_heads, encoding_dim)
         self.positional_key = zeros(num_heads, encoding_dim, encoding_dim, dtype=exact)
         self.positional_shift = zeros(num_heads, geometry.dimension, dtype=exact)
@@ -145,11 +140,11 @@ class MultiHeadSelfAttention(nn.Module):
         else:
             self.positional_sharpness = zeros(dtype=_position_dtype(device))
             nn.init.constant_(self.positional_sharpness, sharpness)
-        self.value = zeros(num_heads, groups, in_channels // groups, head_dim)
-        self.output = zeros(num_heads, groups, head_dim, out_channels // groups)
+        self.value = zeros(num_heads, groups, d_in // groups, head_dim)
+        self.output = zeros(num_heads, groups, head_dim, d_out // groups)
         self.bias: nn.Parameter | None
         if bias:
-            self.bias = zeros(out_channels)
+            self.bias = zeros(d_out)
         else:
             self.register_parameter("bias", None)
 
@@ -160,25 +155,50 @@ class MultiHeadSelfAttention(nn.Module):
 
     @property
     def sharpness(self) -> float:
-        """The gap in score between a head's shift and any other displacement."""
-        if self.positional_sharpness is None:
-            return self.normaliser.one_hot_gap(self.dtype)
-        return self.positional_sharpness.item()
+        """The gap in score between a head's shift and any other displacement, sink apart."""
+        sharpness = self.sharpness_in(self.dtype)
+        return sharpness.item() if isinstance(sharpness, Tensor) else sharpness
 
     @property
     def boundary(self) -> str:
-        """How the border is made: "padded", by explicit keys."""
-        return "padded"
+        """How the border is made: "natural", by the heads themselves, or "padded", by keys."""
+        return self.boundary_rule.name
 
     @property
     def evaluation(self) -> str:
-        """How the layer is computed: "dense"."""
-        return self._evaluation.name
+        """How the layer is computed: "dense" or "factored"."""
+        return self._chosen_evaluation().name
 
     @property
     def has_sink(self) -> bool:
-        """Whether the last key is a sink; never with padded keys."""
-        return False
+        """Whether the last key is a sink, of value zero and half the sharpness below a target."""
+        return self.boundary_rule.has_sink(self.border, self.geometry)
+
+    def sharpness_in(self, dtype: torch.dtype) -> Tensor | float:
+        """The sharpness for weights of a given dtype: the parameter, or what saturates them.
+
+        A sink halves the gap between a target and what comes next.
+        """
+        if self.positional_sharpness is not None:
+            return self.positional_sharpness
+        return self._saturating_sharpness(dtype)
+
+    def is_saturated(self, dtype: torch.dtype) -> bool:
+        """Whether weights of a given dtype are exactly one-hot."""
+        if isinstance(self.encoding, Window):
+            return False
+        if self.positional_sharpness is None:
+            return True
+        if torch.compiler.is_compiling() or self.value.is_meta:
+            return False  # a value that traced code cannot look at
+        return self.positional_sharpness.item() >= self._saturating_sharpness(dtype)
+
+    def _saturating_sharpness(self, dtype: torch.dtype) -> float:
+        # The scores of our encodings fall so fast that few keys are near the gap. Where all may be,
+        # half precision is not enough to make the peak 1 (T8): then float32 has to be one-hot.
+        crowded = not isinstance(self.encoding, Separable)
+        gap = self.normaliser.one_hot_gap(accumulator(dtype) if crowded else dtype)
+        return gap * (2 if self.has_sink else 1)
 
     def forward(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """Apply the layer.
@@ -202,9 +222,12 @@ class MultiHeadSelfAttention(nn.Module):
         with self._without_autocast(x.device.type) as autocast_dtype:
             dtype = self.dtype if autocast_dtype is None else autocast_dtype
             image = (x if batched else x.unsqueeze(0)).to(dtype)
-            tokens = self._tokens(geometry, image)
-            y = self._evaluation(self, tokens)
-        return y.reshape(*y.shape[:2] if batched else y.shape[1:2], *tokens.queries.shape)
+            if self.in_channels is None:
+                y = self._evaluated(image.flatten(0, 1).unsqueeze(1), geometry)
+                y = y.reshape(*image.shape[:2], *y.shape[2:])
+            else:
+                y = self._evaluated(image, geometry)
+        return y if batched else y.squeeze(0)
 
     def attention_weights(
         self,
@@ -221,8 +244,8 @@ class MultiHeadSelfAttention(nn.Module):
 
         Returns:
             (H, queries, keys), row-major, of the layer's dtype; (N, H, queries, keys) for a layer
-            with live content terms. Keys are the padded grid, zero-stuffed for a transposed
-            convolution.
+            with live content terms. Keys are the input's pixels (natural boundary), or the padded
+            grid, zero-stuffed for a transposed convolution; the sink, if there is one, comes last.
 
         Raises:
             ValueError: as `forward`; or content terms live and x is missing.
@@ -235,38 +258,109 @@ class MultiHeadSelfAttention(nn.Module):
                     "x is None; accepted: the input, since the layer's content terms are live and "
                     "its weights depend on it"
                 )
-            image = self.value.new_zeros(1, self.in_channels, *shape)
+            image = self.value.new_zeros(1, self.in_channels or 1, *shape)
         else:
             given = self._checked_spatial_shape(x)
             if given != shape:
                 raise ValueError(f"x has spatial shape {given}; accepted: spatial_shape, {shape}")
             image = x if x.dim() == geometry.dimension + 2 else x.unsqueeze(0)
         with self._without_autocast(image.device.type):
-            return self.weights(self._tokens(geometry, image.to(self.dtype)))
+            return self.weights(self._view(image.to(self.dtype), geometry))
 
-    def weights(self, tokens: Tokens) -> Tensor:
-        """The attention weights for given tokens; see `attention_weights`."""
-        scores = self._position_scores(tokens)
-        if tokens.at_queries is not None:
-            scores = scores + self._content_scores(tokens, tokens.at_queries)
-        return self.normaliser(scores).to(tokens.at_keys.dtype)
+    def weights(self, view: View) -> Tensor:
+        """The attention weights for a given input; see `attention_weights`."""
+        scores = self._position_scores(view)
+        if self.has_live_content():
+            content = self._content_scores(view)
+            scores = scores + (F.pad(content, (0, 1)) if self.has_sink else content)
+        return self.normaliser(scores).to(view.image.dtype)
+
+    def soft_padding(self, view: View) -> SoftPadding:
+        """P, the operator that the heads share, its weights rounded to the dtype of the image.
+
+        Only for a separable encoding.
+        """
+        assert isinstance(self.encoding, Separable)
+        return SoftPadding.of(
+            self.encoding,
+            self.sharpness_in(view.image.dtype),
+            self.boundary_rule.keys(view),
+            view.targets,
+            has_sink=self.has_sink,
+            dtype=view.image.dtype,
+            exact=_position_dtype(self.value.device),
+            device=self.value.device,
+        )
+
+    def values(self, view: View) -> Tensor:
+        """What stands on the keys, the sink apart: (N, D_in, *keys shape)."""
+        return self.boundary_rule.values(view, self.border)
 
     def mixing(self, dtype: torch.dtype) -> Tensor:
         """W_val^h W_out^h in the given dtype: (H, G, D_in / G, D_out / G).
 
-        Exact when either factor is the identity, as the construction has it.
+        Exact when either factor is the identity, as the construction has it; and then no product
+        is formed, unless its gradient is wanted.
         """
-        return self.value.to(dtype) @ self.output.to(dtype)
+        value, output = self.value.to(dtype), self.output.to(dtype)
+        traced = torch.compiler.is_compiling() or self.value.is_meta
+        trained = self.value.requires_grad or self.output.requires_grad
+        if traced or (torch.is_grad_enabled() and trained):
+            return value @ output
+        identity = torch.eye(value.shape[-1], dtype=dtype, device=value.device)
+        if value.shape[-1] == output.shape[-1] and bool((output == identity).all()):
+            return value
+        if value.shape[-2] == value.shape[-1] and bool((value == identity).all()):
+            return output
+        return value @ output
 
     def has_live_content(self) -> bool:
         """Whether any of the three content terms can be other than zero, or is being trained.
 
         Traced code, and the meta device, cannot look at values and take them to be live.
         """
-        if torch.compiler.is_compiling() or self.query.is_meta:
+        if torch.compiler.is_compiling() or self.value.is_meta:
             return True
         parameters = [getattr(self, name) for name in self.content]
         return any(p.requires_grad or bool(p.detach().count_nonzero()) for p in parameters)
+
+    def shares_structure(self) -> bool:
+        """Whether the heads differ in shift and matrices alone, their shifts on the kernel's grid.
+
+        Traced code takes the answer of the last call that was not traced.
+        """
+        if not (torch.compiler.is_compiling() or self.value.is_meta):
+            trained = self.positional_key.requires_grad or self.positional_shift.requires_grad
+            taps = self._taps()
+            size = self.positional_shift.new_tensor(self.geometry.kernel_size)
+            on_grid = (taps == taps.round()) & (taps >= 0) & (taps < size)
+            identity = torch.eye(self.positional_key.shape[-1]).to(self.positional_key)
+            same = (self.positional_key == identity).all()
+            self._shared = not (trained or self.has_live_content()) and bool(on_grid.all() & same)
+        return self._shared
+
+    def tap_matrices(self, dtype: torch.dtype) -> Tensor:
+        """The matrix that the heads apply at each tap: (taps, G, D_in / G, D_out / G).
+
+        Heads of one shift add up, and a tap that no head attends to has none. Only for a layer
+        that shares its structure.
+        """
+        size = self.geometry.kernel_size
+        strides = [math.prod(size[axis + 1 :]) for axis in range(len(size))]
+        tap = (self._taps() * self.positional_shift.new_tensor(strides)).sum(dim=-1).long()
+        mixing = self.mixing(dtype)
+        in_order = torch.arange(self.geometry.taps, device=tap.device)
+        traced = torch.compiler.is_compiling() or self.value.is_meta
+        if not traced and torch.equal(tap, in_order):
+            return mixing
+        none = mixing.new_zeros(self.geometry.taps, *mixing.shape[1:])
+        return none.index_add(0, tap, mixing)
+
+    def _taps(self) -> Tensor:
+        """Each head's shift as a multi-index of the kernel, (H, d)."""
+        before = self.positional_shift.new_tensor(self.geometry.before)
+        dilation = self.positional_shift.new_tensor(self.geometry.dilation)
+        return (self.positional_shift + before) / dilation
 
     def extra_repr(self) -> str:
         """Describe the layer as torch's own modules do."""
@@ -283,7 +377,10 @@ class MultiHeadSelfAttention(nn.Module):
             raise TypeError(f"x is a {type(x).__name__}; accepted: a torch.Tensor")
         spatial_shape = checked_spatial_shape(x, self.in_channels, self.geometry.dimension)
         low = (torch.float16, torch.bfloat16, torch.float32)
-        autocast = _is_autocast(x.device.type) and {x.dtype, self.dtype} <= set(low)
+        autocast = _is_autocast(x.device.type) and {
+            x.dtype,
+            self.dtype,
+        } <= set(low)
         if x.dtype != self.dtype and not autocast:
             raise ValueError(f"x has dtype {x.dtype}; accepted: {self.dtype}, the layer's")
         if x.device != self.value.device:
@@ -303,52 +400,72 @@ class MultiHeadSelfAttention(nn.Module):
             return self.geometry
         return self.geometry.with_output_size(spatial_shape, output_size)
 
-    def _tokens(self, geometry: Geometry, image: Tensor) -> Tokens:
-        pixels = geometry.pixels(tuple(image.shape[2:]))
-        keys, queries = geometry.keys(pixels.shape), geometry.queries(pixels.shape)
+    def _evaluated(self, image: Tensor, geometry: Geometry) -> Tensor:
+        return self._chosen_evaluation()(self, self._view(image, geometry))
 
-        def at(lattice: Lattice, border: Border) -> Tensor:
-            return padded(image, pixels, lattice, border).flatten(2).transpose(1, 2)
+    def _view(self, image: Tensor, geometry: Geometry) -> View:
+        view = View.of(image, geometry)
+        check_reach(self.border, view.pixels, view.targets)
+        return view
 
-        at_queries = at(queries, Zeros()) if self.has_live_content() else None
-        return Tokens(keys, queries, at(keys, self.border), at_queries)
+    def _chosen_evaluation(self) -> Evaluation:
+        """The first evaluation that applies; the last one must."""
+        objection = None
+        for evaluation in self._evaluations:
+            objection = evaluation.objection(self)
+            if objection is None:
+                return evaluation
+        raise ValueError(f"evaluation {self._evaluations[-1].name!r} does not apply: {objection}")
 
-    def _features(self, tokens: Tokens) -> tuple[Tensor, Tensor, Tensor]:
+    def _encoded(self, view: View) -> tuple[Tensor, Tensor, Tensor]:
         """Features of all displacements (M, D_p), of the heads' shifts (H, D_p), and queries."""
         exact = _position_dtype(self.value.device)
+        keys = self.boundary_rule.keys(view)
         shifts = self.positional_shift.to(exact)
-        box = displacements(tokens.keys, tokens.queries).positions(shifts.device).to(exact)
-        features, queries = self.encoding.encode(torch.cat([box, shifts]), shifts, tokens.keys)
+        box = displacements(keys, view.queries).positions(shifts.device).to(exact)
+        features, queries = self.encoding.encode(torch.cat([box, shifts]), shifts, keys)
         return features[: len(box)], features[len(box) :], queries
 
-    def _position_scores(self, tokens: Tokens) -> Tensor:
-        """v^T Ŵ_key^T r_δ, centred: (H, queries, keys) in the accumulator format."""
-        features, at_shift, queries = self._features(tokens)
-        position_key = self.positional_key.to(features.dtype)
-        named = torch.einsum("hpk,hk->hp", position_key, queries)
+    def _position_scores(self, view: View) -> Tensor:
+        """v^T Ŵ_key^T r_δ, centred: (H, queries, keys and the sink) in the accumulator format.
+
+        A head's score at its own shift is 0; for a shift-invariant normaliser, each row's highest.
+        """
+        keys, dtype = self.boundary_rule.keys(view), accumulator(view.image.dtype)
+        features, at_shift, queries = self._encoded(view)
+        named = torch.einsum("hpk,hk->hp", self.positional_key.to(features.dtype), queries)
         peak = (named * at_shift).sum(dim=-1, keepdim=True)
         below_peak = named @ features.T - peak
-        # The scale comes last: what it multiplies is an exact integer.
-        scores = below_peak * self._scale(tokens)
-        return spread(scores.to(accumulator(self.dtype)), tokens.keys, tokens.queries)
+        gap = self.encoding.gap(self.positional_shift.detach(), keys)
+        scale = self.sharpness_in(view.image.dtype) / gap
+        heads = []
+        for table in below_peak:
+            rows = spread(table, keys, view.queries)
+            if self.has_sink:
+                rows = F.pad(rows, (0, 1), value=-SINK_HEIGHT * gap)
+            if getattr(self.normaliser, "shift_invariant", False):
+                # Far from the image all scores of a row are large: what is left is rounded less.
+                rows = rows - rows.detach().amax(dim=-1, keepdim=True)
+            # The scale comes last: what it multiplies is an exact integer (quadratic encoding).
+            rows = rows * scale
+            heads.append(rows.to(dtype))
+        return torch.stack(heads)
 
-    def _scale(self, tokens: Tokens) -> Tensor | float:
-        gap = self.encoding.gap(self.positional_shift.detach(), tokens.keys)
-        if self.positional_sharpness is None:
-            return self.normaliser.one_hot_gap(tokens.at_keys.dtype) / gap
-        return self.positional_sharpness.to(_position_dtype(self.value.device)) / gap
-
-    def _content_scores(self, tokens: Tokens, at_queries: Tensor) -> Tensor:
+    def _content_scores(self, view: View) -> Tensor:
         """The three terms that depend on the input: (N, H, queries, keys)."""
         dtype = accumulator(self.dtype)
-        features, _, _ = self._features(tokens)
+        keys = self.boundary_rule.keys(view)
+        # A query beyond the image has no content.
+        at_queries = _tokens(padded(view.image, view.pixels, view.queries, Zeros()).to(dtype))
+        at_keys = _tokens(self.values(view).to(dtype))
+        features, _, _ = self._encoded(view)
         position_keys = features.to(dtype) @ self.positional_key.to(dtype)  # (H, M, D_k)
-        query = at_queries.to(dtype).unsqueeze(1) @ self.query.to(dtype)  # (N, H, Q, D_k)
-        key = tokens.at_keys.to(dtype).unsqueeze(1) @ self.key.to(dtype)  # (N, H, K, D_k)
+        query = at_queries @ self.query.to(dtype)  # (N, H, Q, D_k)
+        key = at_keys @ self.key.to(dtype)  # (N, H, K, D_k)
         content_content = query @ key.transpose(-1, -2)
         content_bias = key @ self.content_bias.to(dtype).unsqueeze(-1)  # (N, H, K, 1)
         by_displacement = query @ position_keys.transpose(-1, -2)  # (N, H, Q, M)
-        content_position = _own_row(by_displacement, tokens.keys, tokens.queries)
+        content_position = _own_row(by_displacement, keys, view.queries)
         return content_content + content_position + content_bias.transpose(-1, -2)
 
     @contextlib.contextmanager
@@ -391,6 +508,11 @@ def _position_dtype(device: torch.device | str | None) -> torch.dtype:
     """float64, in which integers are exact to 2^53, except where the device has none."""
     on_mps = device is not None and torch.device(device).type == "mps"
     return torch.float32 if on_mps else torch.float64
+
+
+def _tokens(image: Tensor) -> Tensor:
+    """(N, C, *spatial) as (N, 1, tokens, C), the same for every head."""
+    return image.flatten(2).transpose(1, 2).unsqueeze(1)
 
 
 def _own_row(by_displacement: Tensor, keys: Lattice, queries: Lattice) -> Tensor:

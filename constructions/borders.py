@@ -98,6 +98,19 @@ BORDERS: Mapping[str, Border] = {
 }
 
 
+def check_reach(border: Border, pixels: Lattice, keys: Lattice) -> None:
+    """Raise a ValueError where the keys reach further than the border is defined."""
+    for axis, size in enumerate(pixels.shape):
+        limit = border.reach(size)
+        lowest, highest = keys.origin[axis], keys.last[axis]
+        beyond = max(-lowest, highest - pixels.last[axis])
+        if limit is not None and beyond > limit:
+            raise ValueError(
+                f"{border.mode} padding of {beyond} goes beyond the image, which has {size} pixels "
+                f"on spatial axis {axis}; accepted: at most {limit}"
+            )
+
+
 def padded(image: Tensor, pixels: Lattice, keys: Lattice, border: Border) -> Tensor:
     """Place an image, continued by its border, on the lattice of the keys.
 
@@ -114,21 +127,24 @@ def padded(image: Tensor, pixels: Lattice, keys: Lattice, border: Border) -> Ten
     Raises:
         ValueError: the keys reach further than the border is defined.
     """
+    check_reach(border, pixels, keys)
+    if keys == pixels:
+        return image
+    if border.mode == "zeros" and keys.spacing == pixels.spacing:
+        # F.pad lists the last axis first; a negative number cuts pixels off.
+        sides = []
+        for axis in reversed(range(pixels.dimension)):
+            sides += [-keys.origin[axis], keys.last[axis] - pixels.last[axis]]
+        return F.pad(image, sides)
     for axis, size in enumerate(pixels.shape):
-        limit = border.reach(size)
-        lowest, highest = keys.origin[axis], keys.last[axis]
-        beyond = max(-lowest, highest - pixels.last[axis])
-        if limit is not None and beyond > limit:
-            raise ValueError(
-                f"{border.mode} padding of {beyond} goes beyond the image, which has {size} pixels "
-                f"on spatial axis {axis}; accepted: at most {limit}"
-            )
         position = keys.axes(image.device)[axis]
         spacing = pixels.spacing[axis]
         source = border.pixels(position.div(spacing, rounding_mode="floor"), size)
-        source = torch.where(position.remainder(spacing) == 0, source, NO_PIXEL)
         dim = 2 + axis
-        # One zero is appended to the axis and stands for NO_PIXEL.
-        with_zero = F.pad(image, (0, 0) * (image.dim() - 1 - dim) + (0, 1))
-        image = with_zero.index_select(dim, torch.where(source == NO_PIXEL, size, source))
+        if spacing > 1 or border.mode == "zeros":
+            # One zero is appended to the axis and stands for NO_PIXEL.
+            image = F.pad(image, (0, 0) * (image.dim() - 1 - dim) + (0, 1))
+            missing = (position.remainder(spacing) != 0) | (source == NO_PIXEL)
+            source = torch.where(missing, size, source)
+        image = image.index_select(dim, source)
     return image

@@ -6,22 +6,21 @@ that of `quadratic_scores_select_one_shift`. All bounds are rounded up.
 
 from __future__ import annotations
 
-import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from constructions.encodings import Encoding, Quadratic
 from constructions.formats import (
     accumulator,
     smallest_normal,
     smallest_subnormal,
     unit_roundoff,
 )
-from constructions.lattice import Lattice
 from constructions.normalisers import EXP_ERROR
+from constructions.soft_padding import SINK_HEIGHT, SoftPadding, along
 from constructions.stencil import Stencil
 
 ROUND_UP = 1 + 2**-46
@@ -95,112 +94,149 @@ def _grown(exponent: float) -> float:
     return math.expm1(exponent) * (1 + (1 + exponent) * 2**-46)
 
 
-@functools.singledispatch
-def encoding_mass(encoding: Encoding, sharpness: float, keys: Lattice) -> float:
-    """Bound on the off-target mass before normalisation, for a given gap in score.
+def gap_mass(sharpness: float, keys: int, *, has_sink: bool) -> float:
+    """Bound on the off-limit mass before normalisation that the gap alone gives.
 
-    Of a general encoding: every other key has at most e^-gap.
+    Without a sink every other key has at most e^-gap. With one, at half the gap, it is either the
+    sink that is off, or all the keys are.
     """
-    return _gap_mass(sharpness, keys)
+    decay, others = (sharpness / 2, keys) if has_sink else (sharpness, keys - 1)
+    return others * (math.exp(-decay) * ROUND_UP + UNDERFLOW)
 
 
-@encoding_mass.register
-def _(encoding: Quadratic, sharpness: float, keys: Lattice) -> float:
-    # The first does not grow with the grid; the second is finite for any sharpness.
-    mass = off_target_mass(sharpness, keys.dimension)
-    return min(mass, _gap_mass(sharpness, keys))
+def soft_padding_mass(
+    padding: SoftPadding, is_pixel: Tensor, sharpness: float, score_error: float
+) -> Tensor:
+    """Bound on the off-limit mass before normalisation in every row of P, for this very grid.
+
+    Args:
+        padding: P in float64.
+        is_pixel: (*targets.shape), whether the limit of a row is a pixel; elsewhere it is the sink.
+        sharpness: the gap in score.
+        score_error: what the encoding's own rounding can do to a score.
+
+    Returns:
+        (*targets.shape), float64.
+    """
+    logs = []
+    for axis, factor in enumerate(padding.factors):
+        largest, where = factor.max(dim=-1, keepdim=True)
+        others = factor.scatter(-1, where, 0.0).sum(dim=-1) / largest.squeeze(-1)
+        logs.append(along(others.log1p(), axis, is_pixel.dim()))
+    mass = sum(logs[1:], start=logs[0]).expm1().expand(is_pixel.shape)
+    if padding.kept is not None:
+        of_sink = math.exp(-SINK_HEIGHT * sharpness)
+        mass = torch.where(is_pixel, mass + of_sink, padding.kept / (1 - padding.kept))
+    double = torch.float64
+    terms = sum(factor.shape[1] for factor in padding.factors) + 32
+    steps = len(padding.factors) + 1
+    return mass * (1 + 4 * (steps * exponential_error(double, score_error) + gamma(terms, double)))
 
 
-def _gap_mass(sharpness: float, keys: Lattice) -> float:
-    return (keys.size - 1) * (math.exp(-sharpness) * ROUND_UP + UNDERFLOW)
+def exponential_error(dtype: torch.dtype, score_error: float) -> float:
+    """τ: the relative error of a computed exponential that is not flushed, its score rounded.
+
+    Args:
+        dtype: in which it is computed.
+        score_error: what the encoding's own rounding can do to a score beforehand.
+    """
+    lowest_score = 1 - math.log(smallest_normal(dtype))
+    own = (EXP_ERROR + 2 * lowest_score) * unit_roundoff(dtype) * (1 + 2**-12)
+    return own + math.expm1(score_error) * (1 + own) * ROUND_UP
+
+
+def head_rounding(
+    seen: Tensor,
+    largest: Tensor,
+    mass: Tensor | float,
+    sizes: Sequence[int],
+    dtype: torch.dtype,
+    *,
+    score_error: float = 0.0,
+    rescaled: bool = False,
+) -> Tensor:
+    """What floating point adds to one head.
+
+    Equations 5 to 11 of `layer_error_is_certified` for one softmax over all keys; equations 21 to
+    27 of `attention_is_soft_padding_then_convolution` for one softmax after another.
+
+    Args:
+        seen: what the head sees of the moduli of the pixels, P|X|, or a bound on it.
+        largest: the largest modulus, R.
+        mass: bound on the off-limit mass before normalisation, Λ; the limit's is 1.
+        sizes: the number of keys of each softmax, one after another: all of them together for
+            dense attention, those of each axis for a factored one.
+        dtype: of the layer.
+        score_error: what the encoding's own rounding can do to a score.
+        rescaled: whether what a sink leaves of a row is one more factor.
+
+    Returns:
+        The smaller of two forms, one relative to what is seen, one to the off-limit mass.
+    """
+    exact = accumulator(dtype)
+    u, tiny, eta = unit_roundoff(exact), smallest_normal(exact), smallest_subnormal(exact)
+    cast = 0.0 if dtype == exact else unit_roundoff(dtype)
+    cast_eta = 0.0 if dtype == exact else smallest_subnormal(dtype)
+    steps = len(sizes) + rescaled
+    exponential = (steps + 1 if steps > 1 else 1) * exponential_error(exact, score_error)
+
+    relative, lost = 0.0, 0.0
+    errors: list[float] = []
+    for size in sizes:
+        summation = gamma(size, exact)
+        total = exponential + 2 * size * tiny + summation
+        weight = ((2 * u + cast) * (1 + 2 * u) + total) / (1 - total) if total < 1 else math.inf
+        errors += exponential, weight, summation
+        lost += size * (2 * tiny * (1 + weight) + eta + cast_eta) * (1 + summation)
+    if rescaled:
+        # The logarithm of the sums of exponentials is formed in float64 whatever the dtype.
+        errors += exponential, 8 * u + cast, gamma(sum(sizes), torch.float64)
+        lost += 2 * tiny + cast_eta
+    for error in errors:
+        relative += error + relative * error  # (1 + a)(1 + b) - 1, without cancellation
+
+    summation = gamma(max(sizes), exact)
+    computed = (1 + exponential) * mass + 2 * sum(sizes) * tiny
+    stored = (1 + u) ** 2 * computed + sum(sizes) * eta
+    once = torch.as_tensor(26 * (1 + summation) * stored, dtype=seen.dtype)
+    second = (steps * once.log1p()).expm1() * largest
+    if relative > 1 / 8:
+        # Sums so long that the first form fails; of the second, what a sink leaves rests on it.
+        return torch.full_like(second, math.inf) if rescaled else second * ROUND_UP
+    # `seen` is itself computed in float64.
+    first = relative * (1 + 2**-30) * seen
+    first = first + 2**steps * (lost * largest + sum(sizes) * eta)
+    return torch.minimum(first, second) * ROUND_UP
 
 
 @dataclass(frozen=True)
-class HeadBound:
-    """What one head's weighted sum of pixels can differ from the pixel at its shift.
-
-    With X the target pixel, D the largest distance from it to another key's, R the largest modulus:
-
-        leak     = epsilon D
-        rounding = min(relative |X| + spread R + underflow, reach |X| + other R)
-
-    The second form of the rounding has no term without the off-target mass: a saturated head
-    rounds nothing. All coefficients are 0 then.
+class HeadErrors:
+    """What the heads of a layer do to the pixels, at every target.
 
     Args:
-        epsilon: off-target mass over the reals.
-        relative: of the first form, relative to the target.
-        spread: of the first form, times the largest modulus.
-        underflow: of the first form, absolute.
-        reach: of the second form, relative to the target.
-        other: of the second form, times the largest modulus.
+        deviation: what a head sees over the reals, less the pixel at its limit.
+        signed: whether the deviation is the real one, or a bound on its modulus.
+        evaluated: how much the deviation itself, computed in float64, may err.
+        rounding: what floating point adds.
     """
 
-    epsilon: float = 0.0
-    relative: float = 0.0
-    spread: float = 0.0
-    underflow: float = 0.0
-    reach: float = 0.0
-    other: float = 0.0
+    deviation: Tensor
+    signed: bool
+    evaluated: Tensor
+    rounding: Tensor
 
     @classmethod
-    def of_softmax(cls, mass: float, keys: int, dtype: torch.dtype) -> HeadBound:
-        """The bound of a softmax head (equations 5 to 11 of `layer_error_is_certified`).
-
-        Args:
-            mass: bound on the off-target mass before normalisation, Λ; the target's is 1.
-            keys: the number of keys, T.
-            dtype: of the layer.
-        """
-        exact = accumulator(dtype)
-        u, tiny, eta = unit_roundoff(exact), smallest_normal(exact), smallest_subnormal(exact)
-        cast = 0.0 if dtype == exact else unit_roundoff(dtype)
-        cast_eta = 0.0 if dtype == exact else smallest_subnormal(dtype)
-        mass = min(mass, float(keys - 1))  # no other key's score exceeds the target's
-        epsilon = mass / (1 + mass) * ROUND_UP
-
-        # Exponentials: relative error where they are normal, absolute where they are flushed.
-        lowest_score = 1 - math.log(tiny)
-        exponential = (EXP_ERROR + 2 * lowest_score) * u * (1 + 2**-12)
-        flushed = 2 * tiny
-        computed = (1 + exponential) * mass + keys * flushed
-        summation = gamma(keys, exact)
-
-        # Second form: everything is proportional to the computed off-target mass.
-        stored = (1 + u) ** 2 * computed + keys * eta
-        reach = 16 * (1 + summation) * computed * ROUND_UP
-        other = 8 * (1 + summation) * stored * ROUND_UP
-
-        # First form: relative to each weight.
-        divided = (2 * u + cast) * (1 + 2 * u)
-        total = exponential * epsilon + keys * flushed + summation
-        if total >= 1:
-            return cls(epsilon, underflow=math.inf, reach=reach, other=other)
-        of_target = (divided + total) / (1 - total)
-        of_others = exponential + of_target + exponential * of_target
-        lost = keys * (flushed * (1 + of_target) + eta + cast_eta)
-        relative = of_target + summation * (1 + of_target)
-        spread = of_others * epsilon + lost + summation * ((1 + of_others) * epsilon + lost)
-        return cls(
-            epsilon, relative * ROUND_UP, spread * ROUND_UP, keys * eta * ROUND_UP, reach, other
-        )
-
-    def leak(self, distance: Tensor) -> Tensor:
-        """The part that the reals have: epsilon times D."""
-        return self.epsilon * distance
-
-    def rounding(self, target: Tensor, largest: Tensor) -> Tensor:
-        """The part that floating point adds, for |X| and R."""
-        first = self.relative * target + self.spread * largest + self.underflow
-        second = self.reach * target + self.other * largest
-        return torch.minimum(first, second)
+    def none(cls, limit: Tensor) -> HeadErrors:
+        """Those of one-hot weights: a gather, which is exact."""
+        nothing = torch.zeros_like(limit)
+        return cls(nothing, True, nothing, nothing)
 
 
 def layer_bound(
     stencil: Stencil,
-    keys: Tensor,
+    limit: Tensor,
     exact: Tensor,
-    head: HeadBound,
+    heads: HeadErrors,
     *,
     sums: torch.dtype,
     stored: torch.dtype,
@@ -209,38 +245,38 @@ def layer_bound(
 
     Args:
         stencil: of the convolution, in float64.
-        keys: the padded image, (N, D_in, *key shape), float64 and finite.
+        limit: what stands at the targets, (N, D_in, *target shape), float64 and finite.
         exact: the convolution itself, (N, D_out, *query shape), float64, computed as a plain sum.
-        head: the bound of each head.
+        heads: what the heads do to `limit`.
         sums: the format in which the layer adds.
         stored: the format of its output.
 
     Returns:
         leak and rounding, both float64 of the shape of `exact`. The rounding covers that of `exact`
-        too. It is inf where a sum of the layer may overflow, of which the theorem says nothing.
+        and of the leak too. It is inf where a sum of the layer may overflow, of which the theorem
+        says nothing.
     """
-    axes = tuple(range(2, keys.dim()))
-    modulus = keys.abs()
-    highest, lowest = keys.amax(axes, keepdim=True), keys.amin(axes, keepdim=True)
-    head_leak = head.leak(torch.maximum(highest - keys, keys - lowest))
-    head_rounding = head.rounding(modulus, modulus.amax(axes, keepdim=True))
-
+    double = torch.float64
     magnitude = replace(stencil, matrices=stencil.matrices.abs())
-    bias = 0.0 if stencil.bias is None else stencil.bias.abs().reshape(-1, *(1 for _ in axes))
-    leak = magnitude.convolve(head_leak)
-    carried = magnitude.convolve(head_rounding)
-    size = magnitude.convolve(modulus) + bias
-
+    bias: Tensor | float = 0.0
+    if stencil.bias is not None:
+        bias = stencil.bias.abs().reshape(-1, *(1 for _ in limit.shape[2:]))
     taps, _, channels, _ = stencil.matrices.shape
     terms = taps * channels
-    summed = size + leak + carried
+
+    strayed = magnitude.convolve(heads.deviation.abs())
+    leak = stencil.convolve(heads.deviation).abs() if heads.signed else strayed
+    carried = magnitude.convolve(heads.rounding)
+    size = magnitude.convolve(limit.abs()) + bias
+    summed = size + strayed + carried
     rounding = carried + gamma(terms + 1, sums) * summed + terms * smallest_subnormal(sums)
     overflow = summed * (1 + gamma(terms + 1, sums)) > torch.finfo(sums).max
     if stored != sums:
         rounded = exact.abs() + leak + rounding
         rounding = rounding + unit_roundoff(stored) * rounded + smallest_subnormal(stored)
         overflow |= rounded > torch.finfo(stored).max
-    reference = gamma(terms + 1, torch.float64) * size + terms * smallest_subnormal(torch.float64)
+    reference = magnitude.convolve(heads.evaluated) + gamma(terms + 1, double) * (size + strayed)
+    reference = reference + 2 * terms * smallest_subnormal(double)
     # What the sums of this function, all of terms of one sign, can have lost themselves.
-    own = 1 + 2 * gamma(terms + 32, torch.float64)
+    own = 1 + 2 * gamma(terms + 32, double)
     return leak * own, ((rounding + reference) * own).masked_fill(overflow, math.inf)

@@ -5,29 +5,21 @@ Theorem: `layer_error_is_certified`.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from constructions.attention import MultiHeadSelfAttention
-from constructions.borders import padded
-from constructions.bounds import HeadBound, encoding_mass, layer_bound
-from constructions.formats import accumulator, check_format, unit_roundoff
-from constructions.lattice import Lattice
-from constructions.normalisers import Softmax
-from constructions.stencil import (
-    AnyConvolution,
-    Stencil,
-    check_convolution,
-    checked_spatial_shape,
-)
+from constructions.bounds import HeadErrors, layer_bound
+from constructions.comparison import Comparison
+from constructions.formats import accumulator
+from constructions.reproduction import reproduction
+from constructions.source import AnySource
 
-CLAIM = "Theorem: layer_error_is_certified, docs/theorems/layer_error_is_certified.md"
-NON_FINITE = "theorem T9, docs/theorems/dense_attention_spreads_non_finite_pixels.md"
+PAGE = "docs/theorems/layer_error_is_certified.md"
 
 
 @dataclass(frozen=True)
@@ -42,7 +34,8 @@ class Certificate:
         leak: the part of the bound that the reals have: attention to other keys.
         rounding: the part that floating point adds, the reference's own included. It is a worst
             case and grows with the number of terms; inf where the layer's sums may overflow.
-        conv_error: |torch's convolution - convolution|, for comparison.
+        conv_error: |torch's convolution - convolution|, for comparison; NaN where torch has none,
+            such as average pooling of volumes in half precision on a CPU.
     """
 
     error: Tensor
@@ -84,7 +77,7 @@ class Certificate:
 
 def certify(
     layer: MultiHeadSelfAttention,
-    conv: AnyConvolution,
+    conv: AnySource,
     x: Tensor,
     *,
     output_size: Sequence[int] | None = None,
@@ -116,15 +109,16 @@ def certify(
         )
     if layer.has_live_content():
         raise ValueError("layer has live content terms; accepted: scores of positions alone")
-    case = _Case.of(conv, x, output_size)
+    comparison = Comparison.of(conv, x, output_size)
     for what in ("dtype", "device"):
         of_layer, of_x = getattr(layer.value, what), getattr(x, what)
         if of_layer != of_x:
             raise ValueError(f"layer has {what} {of_layer}, x has {of_x}; accepted: the same")
-    return case.certificate(layer, _head_bound(layer, case.keys), sums=accumulator(x.dtype))
+    heads = comparison.head_errors(layer)
+    return _certificate(comparison, heads, layer, conv, x, output_size, sums=accumulator(x.dtype))
 
 
-def assert_equivalent(layer: nn.Module, conv: AnyConvolution, x: Tensor, leak: float = 0.0) -> None:
+def assert_equivalent(layer: nn.Module, conv: AnySource, x: Tensor, leak: float = 0.0) -> None:
     """Raise an AssertionError unless a module computes a convolution, within rounding.
 
     An attention layer of ours is held to its certificate. Any other module is held to the rounding
@@ -149,8 +143,10 @@ def assert_equivalent(layer: nn.Module, conv: AnyConvolution, x: Tensor, leak: f
     if isinstance(layer, MultiHeadSelfAttention):
         certificate = certify(layer, conv, x)
     else:
-        head = HeadBound(epsilon=leak)
-        certificate = _Case.of(conv, x, None).certificate(layer, head, sums=x.dtype)
+        comparison = Comparison.of(conv, x)
+        heads = HeadErrors.none(comparison.limit)
+        granted = replace(heads, deviation=leak * comparison.spread(), signed=False)
+        certificate = _certificate(comparison, granted, layer, conv, x, None, sums=x.dtype)
     if certificate.holds:
         return
     quotient = certificate.quotient()
@@ -160,127 +156,54 @@ def assert_equivalent(layer: nn.Module, conv: AnyConvolution, x: Tensor, leak: f
         f"{float(certificate.error[worst]):.6g}, the bound {float(certificate.bound[worst]):.6g} "
         f"(leak {float(certificate.leak[worst]):.3g}, "
         f"rounding {float(certificate.rounding[worst]):.3g}).\n"
-        f"{CLAIM}\n"
-        f"layer: {layer}\n"
-        f"{_Case.of(conv, x, None).reproduction()}"
+        f"{_where_to_read(layer, conv, x)}"
     )
 
 
-@dataclass(frozen=True)
-class _Case:
-    """A convolution and an input, with all that does not depend on the layer.
+def _where_to_read(layer: nn.Module, conv: AnySource, x: Tensor) -> str:
+    return f"Theorem: layer_error_is_certified, {PAGE}\nlayer: {layer}\n{reproduction(conv, x)}"
 
-    Args:
-        conv: the convolution.
-        x: the input, batched or not.
-        arguments: what both are called with beside x.
-        stencil: of the convolution, float64 on the CPU.
-        exact: the convolution of the stored numbers, float64 on the CPU.
-        keys: where the keys stand.
-        padded: the keys, (N, D_in, *keys.shape), float64 on the CPU.
-    """
 
-    conv: AnyConvolution
-    x: Tensor
-    arguments: tuple[list[int], ...]
-    stencil: Stencil
-    exact: Tensor
-    keys: Lattice
-    padded: Tensor
-
-    @classmethod
-    def of(cls, conv: AnyConvolution, x: Tensor, output_size: Sequence[int] | None) -> _Case:
-        """Check the arguments and compute the exact convolution."""
-        check_convolution(conv)
-        if not isinstance(x, Tensor):
-            raise TypeError(f"x is a {type(x).__name__}; accepted: a torch.Tensor")
-        check_format(x.dtype, "x")
-        spatial_shape = checked_spatial_shape(x, conv.in_channels, len(conv.kernel_size))
-        operands = {"conv.weight": conv.weight, "conv.bias": conv.bias, "x": x}
-        for name, tensor in operands.items():
-            if tensor is None:
-                continue
-            if tensor.dtype != x.dtype or tensor.device != x.device:
-                raise ValueError(
-                    f"{name} is {tensor.dtype} on {tensor.device}, x is {x.dtype} on {x.device}; "
-                    "accepted: one dtype and one device"
-                )
-            if not bool(tensor.isfinite().all()):
-                raise ValueError(
-                    f"{name} has infinite or NaN entries; accepted: finite ones ({NON_FINITE})"
-                )
-        arguments = () if output_size is None else ([int(n) for n in output_size],)
-        # float64 on the CPU: a plain sum, on every machine.
-        wide = copy.deepcopy(conv).to("cpu", torch.float64)
-        stencil = Stencil.from_conv(wide)
-        geometry = stencil.geometry
-        if arguments:
-            geometry = geometry.with_output_size(spatial_shape, *arguments)
-        pixels, keys = geometry.pixels(spatial_shape), geometry.keys(spatial_shape)
-        batched = x.dim() == geometry.dimension + 2
-        image = x.detach().cpu().double()
-        stuffed = padded(image if batched else image[None], pixels, keys, stencil.border)
-        with torch.no_grad():
-            exact = wide(image, *arguments)
-        return cls(conv, x, arguments, stencil, exact, keys, stuffed)
-
-    def certificate(self, layer: nn.Module, head: HeadBound, *, sums: torch.dtype) -> Certificate:
-        """Run the layer and torch's convolution, and hold both against the exact one."""
-        with torch.no_grad():
-            y, own = layer(self.x, *self.arguments), self.conv(self.x, *self.arguments)
-        if y.shape != self.exact.shape:
-            raise AssertionError(
-                f"the layer is not the convolution: its output has shape {tuple(y.shape)}, the "
-                f"convolution's has {tuple(self.exact.shape)}; the error is within no bound.\n"
-                f"{CLAIM}\n{self.reproduction()}"
-            )
-        batched_exact = self.exact.reshape(-1, *self.exact.shape[-self.keys.dimension - 1 :])
-        leak, rounding = layer_bound(
-            self.stencil, self.padded, batched_exact, head, sums=sums, stored=self.x.dtype
+def _certificate(
+    comparison: Comparison,
+    heads: HeadErrors,
+    layer: nn.Module,
+    conv: AnySource,
+    x: Tensor,
+    output_size: Sequence[int] | None,
+    *,
+    sums: torch.dtype,
+) -> Certificate:
+    """Run the layer and torch's convolution, and hold both against the exact one."""
+    arguments = () if output_size is None else ([int(n) for n in output_size],)
+    exact = comparison.exact
+    with torch.no_grad():
+        y = layer(x, *arguments)
+        try:
+            conv_error = _distance(conv(x, *arguments), exact)
+        except NotImplementedError:
+            conv_error = torch.full_like(exact, math.nan)
+    if y.shape != exact.shape:
+        raise AssertionError(
+            f"the layer is not the convolution: its output has shape {tuple(y.shape)}, the "
+            f"convolution's has {tuple(exact.shape)}: no error to hold against a bound.\n"
+            f"{_where_to_read(layer, conv, x)}"
         )
-        return Certificate(
-            error=_distance(y, self.exact),
-            leak=leak.reshape(self.exact.shape),
-            rounding=rounding.reshape(self.exact.shape),
-            conv_error=_distance(own, self.exact),
-        )
-
-    def reproduction(self) -> str:
-        """Code that makes the convolution and the input again."""
-        conv = self.conv
-        names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation")
-        names += ("groups", "padding_mode", *(("output_padding",) if conv.transposed else ()))
-        options = ", ".join(f"{name}={getattr(conv, name)!r}" for name in names)
-        tensors = {**conv.state_dict(), "x": self.x.detach()}
-        rows = [f"{n!r}: torch.tensor({t.tolist()}, dtype=wide)" for n, t in tensors.items()]
-        return (
-            "To reproduce, where `layer` is your module:\n"
-            "import torch\n"
-            "from constructions import assert_equivalent\n"
-            f"conv = torch.nn.{type(conv).__name__}({options}, bias={conv.bias is not None}, "
-            f"dtype={conv.weight.dtype})\n"
-            "wide = torch.float64\n"
-            "tensors = {" + ", ".join(rows) + "}\n"
-            "x = tensors.pop('x').to(conv.weight.dtype)\n"
-            "conv.load_state_dict(tensors)\n"
-            "assert_equivalent(layer, conv, x)\n"
-        )
-
-
-def _head_bound(layer: MultiHeadSelfAttention, keys: Lattice) -> HeadBound:
-    sharpness, dtype = layer.sharpness, layer.dtype
-    mass = encoding_mass(layer.encoding, sharpness, keys)
-    # In half precision tails vanish when they are cast, and the peak is 1 if they are few (T8).
-    exact = dtype == accumulator(dtype) or not isinstance(layer.normaliser, Softmax)
-    peak_is_one = exact or 16 * mass <= unit_roundoff(dtype)
-    if sharpness >= layer.normaliser.one_hot_gap(dtype) and peak_is_one:
-        return HeadBound()  # one-hot: a gather, which rounds nothing
-    if not isinstance(layer.normaliser, Softmax):
-        raise ValueError(
-            f"layer has the normaliser {layer.normaliser} below its one-hot gap; accepted: "
-            "softmax, or a saturated layer"
-        )
-    return HeadBound.of_softmax(mass, keys.size, dtype)
+    spatial = exact.shape[2 - comparison.limit.dim() :]
+    leak, rounding = layer_bound(
+        comparison.stencil,
+        comparison.limit,
+        exact.reshape(-1, comparison.stencil.out_channels, *spatial),
+        heads,
+        sums=sums,
+        stored=x.dtype,
+    )
+    return Certificate(
+        error=_distance(y, exact),
+        leak=leak.reshape(exact.shape),
+        rounding=rounding.reshape(exact.shape),
+        conv_error=conv_error,
+    )
 
 
 def _distance(y: Tensor, exact: Tensor) -> Tensor:

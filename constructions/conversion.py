@@ -11,20 +11,21 @@ import torch
 from torch import Tensor, nn
 
 from constructions.attention import MultiHeadSelfAttention
-from constructions.encodings import ENCODINGS, Encoding
+from constructions.boundaries import BOUNDARIES, Boundary, natural_encoding
+from constructions.encodings import ENCODINGS, Encoding, Window
 from constructions.evaluation import EVALUATIONS
 from constructions.lattice import Lattice
-from constructions.normalisers import NORMALISERS, Normaliser
-from constructions.stencil import CONVOLUTIONS, AnyConvolution, Stencil, check_convolution
-
-BOUNDARIES = {"auto": "padded", "padded": "padded"}
+from constructions.normalisers import NORMALISERS, Normaliser, Softmax
+from constructions.pooling import POOLINGS, WindowGeometry
+from constructions.source import SOURCES, AnySource, canonical, check_convertible
+from constructions.stencil import AnyConvolution
 
 Part = TypeVar("Part")
 Model = TypeVar("Model", bound=nn.Module)
 
 
 def attention_from_conv(
-    conv: AnyConvolution,
+    conv: AnySource,
     *,
     encoding: str | Encoding = "quadratic",
     normaliser: str | Normaliser = "softmax",
@@ -36,17 +37,22 @@ def attention_from_conv(
 
     Head h attends to the key at (query + offset of tap h) and applies that tap's matrix:
     W_val^h W_out^h = W_h, one of the two factors the identity (arXiv 1911.03584, Theorem 1).
-    Theorem: `attention_expresses_convolution`.
+    Theorem: `attention_expresses_convolution`. An average pooling becomes one uniform head over
+    its window.
 
     Args:
-        conv: any `nn.Conv1d/2d/3d` or `nn.ConvTranspose1d/2d/3d`; left as it is.
+        conv: any `nn.Conv1d/2d/3d` or `nn.ConvTranspose1d/2d/3d`, or `nn.AvgPool1d/2d/3d`; left as
+            it is. A pooling has no dtype: its layer is float32 until it is moved.
         encoding: "quadratic", or an object with `encode` and `gap`.
         normaliser: "softmax", or an object that is called on scores and has `one_hot_gap`.
         sharpness: the gap in score between a head's shift and any other displacement, for the
             quadratic encoding the paper's alpha. None for the gap from which the weights are
             exactly one-hot in the layer's dtype, found anew whenever that dtype changes.
-        boundary: "padded", explicit keys beyond the edge; or "auto".
-        evaluation: "dense"; or "auto".
+        boundary: "natural", the image is not padded: the heads themselves replicate the edge
+            (quadratic), see zeros (a sink) or go round (periodic); "padded", explicit keys beyond
+            the edge; or "auto", natural where the encoding and the padding mode have it.
+        evaluation: "dense", every weight; "factored", soft padding and then the convolution; or
+            "auto", factored where it applies.
 
     Returns:
         The layer, of the convolution's dtype, device, training flag and requires_grad. Content and
@@ -56,20 +62,29 @@ def attention_from_conv(
         TypeError: conv is not a convolution of torch's own, or is hooked, parametrised, lazy or
             complex; an argument has the wrong type.
         ValueError: an unsupported dtype, an unknown name, a sharpness that is not positive and
-            finite, or no sharpness where the normaliser is never one-hot.
+            finite, no sharpness where the normaliser is never one-hot, or an explicit boundary
+            or evaluation that does not apply.
     """
-    check_convolution(conv)
+    check_convertible(conv)
+    pooling = isinstance(conv, POOLINGS)
+    dtype = torch.float32 if isinstance(conv, POOLINGS) else conv.weight.dtype
+    stencil = canonical(conv, dtype)
     encoder = _chosen("encoding", encoding, ENCODINGS, Encoding)
     normalise = _chosen("normaliser", normaliser, NORMALISERS, Normaliser)
-    _chosen("boundary", boundary, BOUNDARIES)
-    evaluate = _chosen("evaluation", evaluation, {"auto": EVALUATIONS["dense"], **EVALUATIONS})
+    chosen_boundary = _chosen("boundary", boundary, {"auto": None, **BOUNDARIES})
+    every_way = {"auto": tuple(EVALUATIONS.values()), **{n: (e,) for n, e in EVALUATIONS.items()}}
+    ways = _chosen("evaluation", evaluation, every_way)
     _check_sharpness(sharpness)
-    if sharpness is None and not math.isfinite(normalise.one_hot_gap(conv.weight.dtype)):
+    if isinstance(stencil.geometry, WindowGeometry):
+        encoder, around = _of_window(stencil.geometry, encoding, normalise, chosen_boundary)
+        sharpness = None  # scores of 0 and -inf are the same at any
+    else:
+        encoder, around = _at_the_border(encoder, chosen_boundary, stencil.border.mode)
+    if sharpness is None and not math.isfinite(normalise.one_hot_gap(dtype)):
         raise ValueError(
             f"sharpness is None; accepted: a positive number, since {normalise} is never one-hot"
         )
 
-    stencil = Stencil.from_conv(conv)
     heads, groups, d_in, d_out = stencil.matrices.shape
     head_dim = min(d_in, d_out)
     # Any grid tells the dimension of the encoding.
@@ -79,19 +94,20 @@ def attention_from_conv(
     layer = MultiHeadSelfAttention(
         geometry=stencil.geometry,
         border=stencil.border,
+        boundary=around,
         encoding=encoder,
         normaliser=normalise,
-        evaluation=evaluate,
+        evaluations=ways,
         num_heads=heads,
-        in_channels=stencil.in_channels,
-        out_channels=stencil.out_channels,
+        in_channels=None if pooling else stencil.in_channels,
+        out_channels=None if pooling else stencil.out_channels,
         groups=groups,
         head_dim=head_dim,
         encoding_dim=encoding_dim,
         sharpness=sharpness,
         bias=stencil.bias is not None,
-        dtype=conv.weight.dtype,
-        device=conv.weight.device,
+        dtype=dtype,
+        device=stencil.matrices.device,
     )
     identity = torch.eye(head_dim).expand(heads, groups, head_dim, head_dim)
     with torch.no_grad():
@@ -102,24 +118,26 @@ def attention_from_conv(
         if layer.bias is not None and stencil.bias is not None:
             layer.bias.copy_(stencil.bias)
 
-    for name in (*layer.content, "positional_key", "positional_shift"):
-        getattr(layer, name).requires_grad_(False)
-    for name in ("value", "output", "positional_sharpness"):
-        if (parameter := getattr(layer, name)) is not None:
-            parameter.requires_grad_(conv.weight.requires_grad)
-    if layer.bias is not None and conv.bias is not None:
-        layer.bias.requires_grad_(conv.bias.requires_grad)
+    trained = {name: p.requires_grad for name, p in conv.named_parameters()}
+    for name, parameter in layer.named_parameters():
+        of_bias = name == "bias"
+        of_matrices = name in ("value", "output", "positional_sharpness")
+        source = "bias" if of_bias else "weight"
+        parameter.requires_grad_((of_bias or of_matrices) and trained.get(source, False))
+    _ = layer.evaluation  # raises where an explicit one does not apply
     return layer.train(conv.training)
 
 
 def convert(model: Model, **options: Any) -> Model | MultiHeadSelfAttention:
-    """Copy a network and replace every convolution in the copy by attention.
+    """Copy a network and replace every convolution and average pooling in the copy by attention.
 
     Args:
         model: any module, a convolution itself included; left as it is. A convolution used in two
-            places becomes one layer used in two places, a weight shared by two convolutions one
-            value and output parameter shared by two layers.
-        options: as `attention_from_conv` takes them, for every convolution.
+            places becomes one layer used in two places, and a weight or bias shared by two
+            convolutions is shared by their layers. The layer of a pooling takes the dtype
+            and the device of the model's first parameter.
+        options: as `attention_from_conv` takes them, for every convolution; the encoding, which a
+            pooling has of its own, for convolutions alone.
 
     Returns:
         The copy; the attention layer if the model is itself a convolution.
@@ -134,27 +152,40 @@ def convert(model: Model, **options: Any) -> Model | MultiHeadSelfAttention:
         raise TypeError(f"model is a {type(model).__name__}; accepted: a torch.nn.Module")
     memo: dict[int, Any] = {}
     owners: dict[int, tuple[str, AnyConvolution]] = {}
-    biases: dict[int, MultiHeadSelfAttention] = {}
+    biases: dict[int, nn.Parameter | None] = {}
+    # A pooling has an encoding and a boundary of its own.
+    of_pooling = {n: o for n, o in options.items() if n not in ("encoding", "boundary")}
+    like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
     for path, module in model.named_modules():
-        if not isinstance(module, CONVOLUTIONS):
+        if not isinstance(module, SOURCES):
             continue
         name = path or type(module).__name__
         try:
-            layer = attention_from_conv(module, **options)
+            if isinstance(module, POOLINGS):
+                layer = attention_from_conv(module, **of_pooling).to(like.device, like.dtype)
+                # Not by way of float32: window / divisor, rounded once.
+                layer.value.data.copy_(canonical(module, torch.float64).matrices)
+            else:
+                layer = attention_from_conv(module, **options)
         except (TypeError, ValueError) as error:
             raise type(error)(f"{name}: {error}") from error
         memo[id(module)] = layer
-        if module.bias is not None:
-            layer.bias = biases.setdefault(id(module.bias), layer).bias
+        if isinstance(module, POOLINGS):
+            continue
         first_name, first = owners.setdefault(id(module.weight), (name, module))
         if first is not module:
             _share_matrices(memo[id(first)], layer, first_name, name)
+        if module.bias is not None:
+            layer.bias = biases.setdefault(id(module.bias), layer.bias)
     # deepcopy takes what the memo holds for the copy, wherever a convolution is referred to.
     return copy.deepcopy(model, memo)
 
 
 def _share_matrices(
-    first: MultiHeadSelfAttention, second: MultiHeadSelfAttention, first_name: str, name: str
+    first: MultiHeadSelfAttention,
+    second: MultiHeadSelfAttention,
+    first_name: str,
+    name: str,
 ) -> None:
     same_order = first.geometry.transposed == second.geometry.transposed
     if not same_order or first.value.shape != second.value.shape:
@@ -163,6 +194,49 @@ def _share_matrices(
             "accepted: a weight of its own, or one shared by convolutions of one kind and groups"
         )
     second.value, second.output = first.value, first.output
+
+
+def _at_the_border(
+    encoding: Encoding, boundary: Boundary | None, mode: str
+) -> tuple[Encoding, Boundary]:
+    """The encoding and the boundary, where None asks for the natural one if there is one."""
+    natural = natural_encoding(encoding, mode)
+    if boundary is None:
+        boundary = BOUNDARIES["padded" if natural is None else "natural"]
+    if boundary.name != "natural":
+        return encoding, boundary
+    if natural is None:
+        raise ValueError(
+            f"boundary is 'natural'; accepted: 'padded' or 'auto', since {encoding} has no natural "
+            f"border for padding_mode {mode!r}"
+        )
+    return natural, boundary
+
+
+def _of_window(
+    geometry: WindowGeometry,
+    encoding: str | Encoding,
+    normaliser: Normaliser,
+    boundary: Boundary | None,
+) -> tuple[Encoding, Boundary]:
+    """The encoding and the boundary of a uniform head; nothing else is accepted for them."""
+    if encoding != "quadratic":
+        raise ValueError(
+            f"encoding is {encoding!r}; accepted: none for an average pooling, since its one head "
+            "has a window and no shift"
+        )
+    if not isinstance(normaliser, Softmax):
+        raise ValueError(
+            f"normaliser is {normaliser}; accepted: 'softmax' for an average pooling, which shares "
+            "the attention evenly"
+        )
+    own = BOUNDARIES["natural" if geometry.counted == "pixels" else "padded"]
+    if boundary not in (None, own):
+        raise ValueError(
+            f"boundary is {boundary.name!r}; accepted: 'auto' or {own.name!r}, since torch counts "
+            f"{geometry.counted} in the divisor of this average pooling"
+        )
+    return Window(geometry.window), own
 
 
 def _check_sharpness(sharpness: float | None) -> None:
@@ -175,7 +249,10 @@ def _check_sharpness(sharpness: float | None) -> None:
 
 
 def _chosen(
-    argument: str, given: Any, named: Mapping[str, Part], protocol: type[Part] | None = None
+    argument: str,
+    given: Any,
+    named: Mapping[str, Part],
+    protocol: type[Part] | None = None,
 ) -> Part:
     """The part that a name stands for, or the given object itself if it has the protocol."""
     accepted = ", ".join(map(repr, named))

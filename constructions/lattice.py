@@ -64,6 +64,10 @@ class Lattice:
             o + s * (n - 1) for o, s, n in zip(self.origin, self.spacing, self.shape, strict=True)
         )
 
+    def axis(self, axis: int) -> Lattice:
+        """One axis, as a lattice of dimension 1."""
+        return Lattice((self.shape[axis],), (self.spacing[axis],), (self.origin[axis],))
+
     def axes(self, device: torch.device | str | None = None) -> tuple[Tensor, ...]:
         """The positions on each axis: d int64 tensors, the a-th of shape (shape[a],)."""
         return tuple(

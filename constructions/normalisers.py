@@ -22,7 +22,11 @@ and CUDA ones are within 2 units.
 
 @runtime_checkable
 class Normaliser(Protocol):
-    """Turns scores into weights."""
+    """Turns scores into weights.
+
+    A normaliser may also state that it is `shift_invariant`: that a constant added to all scores
+    of a row changes nothing (default: False).
+    """
 
     def __call__(self, scores: Tensor) -> Tensor:
         """Weights over the last axis, of the shape and dtype of the scores."""
@@ -38,6 +42,11 @@ class Softmax:
     Over the reals it is never one-hot; in floating point it is, from a finite gap on. Theorem:
     `saturated_softmax_is_one_hot`.
     """
+
+    @property
+    def shift_invariant(self) -> bool:
+        """A constant is a common factor of all exponentials."""
+        return True
 
     def __call__(self, scores: Tensor) -> Tensor:
         """Softmax over the last axis."""

@@ -34,12 +34,17 @@ CONVOLUTIONS = (
     nn.ConvTranspose2d,
     nn.ConvTranspose3d,
 )
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+HOOKS = (
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+)
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """Where the pixels, the keys, the queries and the taps of a convolution stand.
+    """Where the pixels, the queries and the taps of a convolution stand.
 
     The offset of kernel index j is `j * dilation - before`, always k - q, key minus query (the
     paper's Lemma 2; its Lemma 1 has q - k). All tuples have one entry per dimension.
@@ -47,7 +52,7 @@ class Geometry:
     Args:
         kernel_size: taps per axis.
         dilation: distance between taps.
-        before: how far the padded keys begin before the first pixel; negative when pixels are cut.
+        before: how far the targets begin before the first pixel; negative when pixels are cut.
         after: how far they end after the last pixel.
         query_spacing: distance between queries, the stride of a convolution.
         pixel_spacing: distance between pixels, the stride of a transposed convolution.
@@ -66,7 +71,12 @@ class Geometry:
 
     @classmethod
     def from_conv(cls, conv: AnyConvolution) -> Geometry:
-        """Read the geometry of a convolution or a transposed convolution."""
+        """Read the geometry of a convolution or a transposed convolution.
+
+        Raises:
+            ValueError: an option that torch's constructor takes, and its convolution does not.
+        """
+        _check_options(conv)
         d = len(conv.kernel_size)
         ones = (1,) * d
         extent = tuple(r * (k - 1) for r, k in zip(conv.dilation, conv.kernel_size, strict=True))
@@ -99,6 +109,20 @@ class Geometry:
         return len(self.kernel_size)
 
     @property
+    def can_miss(self) -> bool:
+        """Whether a head can be asked for a place where there is no pixel."""
+        beyond = any(before > 0 for before in self.before) or any(
+            after + extra > 0 for after, extra in zip(self.after, self.output_padding, strict=True)
+        )
+        return beyond or max(self.pixel_spacing) > 1
+
+    @property
+    def pads_evenly(self) -> bool:
+        """Whether the targets are the pixels with the same margin on both sides of each axis."""
+        even = self.before == self.after and min(self.before) >= 0
+        return even and max(self.pixel_spacing) == 1 and max(self.output_padding) == 0
+
+    @property
     def taps(self) -> int:
         """The number of taps."""
         return math.prod(self.kernel_size)
@@ -112,15 +136,19 @@ class Geometry:
         """Where the pixels of an image stand; the first one at 0."""
         return Lattice(spatial_shape, self.pixel_spacing, (0,) * self.dimension)
 
-    def keys(self, spatial_shape: tuple[int, ...]) -> Lattice:
-        """Where the keys stand: the padded and, for a transposed convolution, zero-stuffed grid.
+    def targets(self, spatial_shape: tuple[int, ...]) -> Lattice:
+        """Every position that a tap can be asked for: the padded, zero-stuffed grid.
 
         Raises:
             ValueError: no output would be left.
         """
         self.queries(spatial_shape)  # raises where nothing is left
         origin = tuple(-b for b in self.before)
-        return Lattice(self._key_shape(spatial_shape), (1,) * self.dimension, origin)
+        return Lattice(self._target_shape(spatial_shape), (1,) * self.dimension, origin)
+
+    def explicit_keys(self, spatial_shape: tuple[int, ...]) -> Lattice:
+        """Where keys stand if the border is made of keys: at every target."""
+        return self.targets(spatial_shape)
 
     def queries(self, spatial_shape: tuple[int, ...]) -> Lattice:
         """Where the queries stand, one for each output; the first one at 0.
@@ -128,12 +156,20 @@ class Geometry:
         Raises:
             ValueError: the kernel is larger than the padded image.
         """
+        axes = zip(self.output_padding, self.pixel_spacing, self.dilation, strict=True)
+        if self.transposed and any(extra >= max(s, r) for extra, s, r in axes):
+            # Only now: an output_size would have taken its place.
+            raise ValueError(
+                f"conv has output_padding {self.output_padding}; accepted: less than the larger of "
+                f"stride {self.pixel_spacing} and dilation {self.dilation}"
+            )
         shape = self._query_shape(spatial_shape)
         if min(shape) < 1:
             raise ValueError(
                 f"no output is left: kernel_size {self.kernel_size} with dilation {self.dilation} "
-                f"does not fit into the padded image, of shape {self._key_shape(spatial_shape)} "
-                f"for spatial shape {spatial_shape}"
+                f"does not fit into the padded image, of shape {self._target_shape(spatial_shape)} "
+                f"for padding {self._padding()} and spatial shape {spatial_shape}; accepted: a "
+                "larger image"
             )
         return Lattice(shape, self.query_spacing, (0,) * self.dimension)
 
@@ -169,14 +205,20 @@ class Geometry:
             )
         return replace(self, output_padding=extra)
 
-    def _key_shape(self, spatial_shape: tuple[int, ...]) -> tuple[int, ...]:
+    def _padding(self) -> tuple[int, ...]:
+        if not self.transposed:
+            return self.before
+        axes = zip(self.dilation, self.kernel_size, self.before, strict=True)
+        return tuple(r * (k - 1) - before for r, k, before in axes)
+
+    def _target_shape(self, spatial_shape: tuple[int, ...]) -> tuple[int, ...]:
         last = self.pixels(spatial_shape).last
         axes = zip(self.before, last, self.after, self.output_padding, strict=True)
         return tuple(before + end + 1 + after + extra for before, end, after, extra in axes)
 
     def _query_shape(self, spatial_shape: tuple[int, ...]) -> tuple[int, ...]:
-        keys = self._key_shape(spatial_shape)
-        axes = zip(keys, self.kernel_size, self.dilation, self.query_spacing, strict=True)
+        targets = self._target_shape(spatial_shape)
+        axes = zip(targets, self.kernel_size, self.dilation, self.query_spacing, strict=True)
         return tuple((n - r * (k - 1) - 1) // s + 1 for n, k, r, s in axes)
 
 
@@ -244,26 +286,60 @@ class Stencil:
         """D_out."""
         return self.matrices.shape[1] * self.matrices.shape[3]
 
-    def convolve(self, keys: Tensor) -> Tensor:
-        """The ordinary convolution of pixels that stand on the lattice of the keys, without bias.
+    def convolve(self, at_targets: Tensor) -> Tensor:
+        """The ordinary convolution, without bias, of what stands at the targets."""
+        return convolve(self.geometry, self.matrices, at_targets)
 
-        Args:
-            keys: (N, D_in, *key shape), padded and zero-stuffed.
 
-        Returns:
-            (N, D_out, *query shape).
-        """
-        d = self.geometry.dimension
-        blocks = self.matrices.permute(1, 3, 2, 0)  # (groups, out, in, taps)
-        weight = blocks.reshape(self.out_channels, -1, *self.geometry.kernel_size)
-        convolution = (F.conv1d, F.conv2d, F.conv3d)[d - 1]
-        return convolution(
-            keys,
-            weight,
-            stride=self.geometry.query_spacing,
-            dilation=self.geometry.dilation,
-            groups=self.groups,
-        )
+def convolve(
+    geometry: Geometry,
+    matrices: Tensor,
+    at_targets: Tensor,
+    bias: Tensor | None = None,
+    padding: int | tuple[int, ...] = 0,
+) -> Tensor:
+    """The ordinary convolution of what stands at the targets.
+
+    Args:
+        geometry: of the convolution.
+        matrices: (taps, groups, D_in / groups, D_out / groups), in the order of the offsets.
+        at_targets: (N, D_in, *target shape), padded and zero-stuffed.
+        bias: (D_out,) or None.
+        padding: zeros that torch is to add on both sides of each axis instead.
+
+    Returns:
+        (N, D_out, *query shape).
+    """
+    _, groups, _, width = matrices.shape
+    weight = matrices.permute(1, 3, 2, 0).reshape(groups * width, -1, *geometry.kernel_size)
+    convolution = (F.conv1d, F.conv2d, F.conv3d)[geometry.dimension - 1]
+    return convolution(
+        at_targets,
+        weight,
+        bias,
+        stride=geometry.query_spacing,
+        padding=padding,
+        dilation=geometry.dilation,
+        groups=groups,
+    )
+
+
+def check_sizes(name: str, sizes: Sequence[object], least: int | None) -> None:
+    """Raise a ValueError unless an option of a module is made of integers, none below the least."""
+    if not all(isinstance(n, int) and (least is None or n >= least) for n in sizes):
+        limit = "" if least is None else f" of at least {least}"
+        raise ValueError(f"conv has {name} {tuple(sizes)}; accepted: integers{limit}")
+
+
+def _check_options(conv: AnyConvolution) -> None:
+    for name in ("kernel_size", "stride", "dilation"):
+        check_sizes(name, getattr(conv, name), 1)
+    if conv.transposed:
+        check_sizes("padding", tuple(conv.padding), 0)
+        check_sizes("output_padding", conv.output_padding, 0)
+    elif not isinstance(conv.padding, str):
+        # torch adds the other borders by itself, and takes a negative padding for a cut.
+        check_sizes("padding", conv.padding, 0 if conv.padding_mode == "zeros" else None)
 
 
 def check_convolution(conv: AnyConvolution) -> None:
@@ -300,15 +376,18 @@ def check_convolution(conv: AnyConvolution) -> None:
     check_format(conv.weight.dtype, "conv")
 
 
-def checked_spatial_shape(x: Tensor, channels: int, dimension: int) -> tuple[int, ...]:
-    """The last d sizes of an image; raises a ValueError unless it has the channels and a grid."""
+def checked_spatial_shape(x: Tensor, channels: int | None, dimension: int) -> tuple[int, ...]:
+    """The last d sizes of an image; raises a ValueError unless it has the channels and a grid.
+
+    Any number of channels will do where none is given.
+    """
     d = dimension
     if x.dim() not in (d + 1, d + 2):
         raise ValueError(
             f"x has shape {tuple(x.shape)}; accepted: (channels, *{d} axes) or "
             f"(batch, channels, *{d} axes)"
         )
-    if x.shape[-d - 1] != channels:
+    if channels is not None and x.shape[-d - 1] != channels:
         raise ValueError(f"x has {x.shape[-d - 1]} channels; accepted: {channels}")
     if 0 in x.shape[-d:]:
         raise ValueError(

@@ -6,15 +6,17 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from constructions import attention_from_conv
 from constructions.attention import MultiHeadSelfAttention
+from constructions.stencil import AnyConvolution
 
-__all__ = ["Scores", "enlivened", "filled", "integers", "refused"]
+__all__ = ["Scores", "enlivened", "filled", "integers", "papers_layer", "refused"]
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -31,6 +33,11 @@ def filled(module: Module, denominator: int = 1) -> Module:
         for parameter in module.parameters():
             parameter.copy_(integers(*parameter.shape) / denominator)
     return module
+
+
+def papers_layer(conv: AnyConvolution, **options: Any) -> MultiHeadSelfAttention:
+    """The paper's own prescription: explicitly padded keys, and every weight computed."""
+    return attention_from_conv(conv, **{"boundary": "padded", "evaluation": "dense"} | options)
 
 
 def enlivened(layer: MultiHeadSelfAttention) -> MultiHeadSelfAttention:

@@ -17,10 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from constructions import attention_from_conv, bounds, certify
+from constructions import bounds, certify
 from constructions.attention import MultiHeadSelfAttention
 from constructions.formats import FORMATS
 from tests import heads
+from tests.helpers import papers_layer
 from tests.ledger import record
 from tests.oracle import convolve_module, exact_error, numbers
 from tests.strategies import Case, Geometry, geometries, integer_cases, real_cases, sharpnesses
@@ -209,7 +210,7 @@ def test_saturated_layer_is_the_convolution_bit_for_bit(
     data: st.DataObject, device: str, dtype: torch.dtype
 ) -> None:
     case = data.draw(integer_cases(dtype), label="case").to(device)
-    layer = attention_from_conv(case.conv)
+    layer = papers_layer(case.conv)
     record(device=device, dtype=dtype)
     assert not error_of(layer, case).any()
 
@@ -218,7 +219,7 @@ def test_saturated_layer_is_the_convolution_bit_for_bit(
 @given(geometry=geometries())
 def test_layer_has_the_stated_sizes_and_weights(geometry: Geometry) -> None:
     conv = geometry.build(torch.float64)
-    layer = attention_from_conv(conv, sharpness=1.5)
+    layer = papers_layer(conv, sharpness=1.5)
     taps, rank = math.prod(conv.kernel_size), len(conv.kernel_size)
     d_in, d_out = conv.in_channels // conv.groups, conv.out_channels // conv.groups
     assert layer.num_heads == taps
@@ -300,7 +301,7 @@ def test_layer_of_any_sharpness_errs_by_the_leak_and_by_rounding(
 ) -> None:
     case = data.draw(real_cases(dtype), label="case").to(device)
     alpha = data.draw(sharpnesses(), label="sharpness")
-    ratio = ratio_to_bound(attention_from_conv(case.conv, sharpness=alpha), case, alpha)
+    ratio = ratio_to_bound(papers_layer(case.conv, sharpness=alpha), case, alpha)
     record(ratio=ratio, device=device, dtype=dtype)
     assert ratio <= 1
 
@@ -315,7 +316,7 @@ def test_wrong_layer_errs_by_more_than_the_bound(
     rank: int, wrong: heads.Wrong, sharpness: float | None
 ) -> None:
     case = heads.generic_case(rank)
-    layer = attention_from_conv(case.conv, sharpness=sharpness)
+    layer = papers_layer(case.conv, sharpness=sharpness)
     alpha = layer.sharpness
     assert ratio_to_bound(layer, case, alpha) <= 1
     wrong(layer)
@@ -326,7 +327,7 @@ def test_wrong_layer_errs_by_more_than_the_bound(
 @pytest.mark.parametrize("rank", [1, 2, 3])
 def test_weak_sharpness_errs_by_more_than_the_bound(rank: int) -> None:
     case = heads.generic_case(rank)
-    layer = attention_from_conv(case.conv, sharpness=20.0)
+    layer = papers_layer(case.conv, sharpness=20.0)
     heads.half_the_sharpness(layer)
     assert ratio_to_bound(layer, case, 20.0) > 1
 
@@ -337,7 +338,7 @@ def test_weak_sharpness_errs_by_more_than_the_bound(rank: int) -> None:
 def test_wrong_border_errs_by_more_than_the_bound(rank: int, border: str) -> None:
     case = heads.generic_case(rank)
     other = heads.generic_case(rank, padding_mode=border)
-    layer = attention_from_conv(other.conv, sharpness=20.0)
+    layer = papers_layer(other.conv, sharpness=20.0)
     assert ratio_to_bound(layer, case, 20.0) > 1
 
 
@@ -364,7 +365,7 @@ def test_range_without_the_padding_is_no_bound() -> None:
     conv = nn.Conv1d(1, 1, 3, padding=1, bias=False, dtype=torch.float64)
     nn.init.ones_(conv.weight)
     case = Case(conv, torch.ones(1, 1, 4, dtype=torch.float64))
-    layer = attention_from_conv(conv, sharpness=2.0)
+    layer = papers_layer(conv, sharpness=2.0)
     certificate = certify(layer, conv, case.x)
     assert ratio_to_bound(layer, case, 2.0) <= 1
     assert (error_of(layer, case) > certificate.rounding.numpy()).any()

@@ -94,7 +94,9 @@ def test_layer_has_a_head_for_each_tap_whatever_the_groups(geometry: Geometry) -
 
 def test_layer_says_what_it_resolved() -> None:
     layer = attention_from_conv(nn.Conv1d(1, 1, 3))
-    assert (layer.boundary, layer.evaluation, layer.has_sink) == ("padded", "dense", False)
+    assert (layer.boundary, layer.evaluation, layer.has_sink) == ("natural", "factored", False)
+    sink = attention_from_conv(nn.Conv1d(1, 1, 3, padding=1), evaluation="dense")
+    assert (sink.boundary, sink.evaluation, sink.has_sink) == ("natural", "dense", True)
     explicit = attention_from_conv(nn.Conv1d(1, 1, 3), boundary="padded", evaluation="dense")
     assert (explicit.boundary, explicit.evaluation) == ("padded", "dense")
 
@@ -132,7 +134,7 @@ def test_names_and_objects_are_the_same_choice() -> None:
 
 def test_weights_are_heads_by_queries_by_keys_all_row_major() -> None:
     conv = nn.Conv2d(1, 1, (2, 3), stride=(2, 1), padding=(1, 0), dilation=(1, 2))
-    weights = attention_from_conv(conv).attention_weights((4, 6))
+    weights = attention_from_conv(conv, boundary="padded").attention_weights((4, 6))
     heads = [*itertools.product(range(2), range(3))]
     queries = [*itertools.product(range(3), range(2))]
     keys = [*itertools.product(range(4 + 2), range(6))]  # the padded grid, from its first row
@@ -144,7 +146,7 @@ def test_weights_are_heads_by_queries_by_keys_all_row_major() -> None:
 
 def test_keys_of_a_transposed_convolution_are_zero_stuffed() -> None:
     conv = filled(nn.ConvTranspose1d(1, 1, 3, stride=2, bias=False))
-    weights = attention_from_conv(conv).attention_weights((2,))
+    weights = attention_from_conv(conv, boundary="padded").attention_weights((2,))
     # Pixels at 2 and 4 of a padded fine grid of 2 + 3 + 2 keys; the tap of offset -2 comes first.
     assert weights.shape == (3, 5, 7)
     x = torch.tensor([5.0, 7.0])

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from constructions import assert_equivalent, attention_from_conv, certify, formats
+from constructions import assert_equivalent, certify, formats
+from tests.helpers import papers_layer
 from tests.ledger import record
 from tests.oracle import convolve_module, numbers
 from tests.strategies import Case, integer_cases
@@ -175,7 +176,7 @@ def test_dense_attention_is_non_finite_exactly_where_predicted(
     dtype: torch.dtype, sharpness: float | None, device: str, data: st.DataObject
 ) -> None:
     case = data.draw(spoilt_cases(dtype))
-    y = run_on(device, case, attention_from_conv(case.conv, sharpness=sharpness))
+    y = run_on(device, case, papers_layer(case.conv, sharpness=sharpness))
     assert np.array_equal(~np.isfinite(y), affected_by_dense_attention(case))
     record(device=device, dtype=dtype)
 
@@ -187,7 +188,7 @@ def test_two_one_hot_heads_or_more_turn_every_affected_output_into_nan(
     dtype: torch.dtype, device: str, data: st.DataObject
 ) -> None:
     case = data.draw(spoilt_cases(dtype).filter(lambda case: math.prod(case.conv.kernel_size) > 1))
-    y = run_on(device, case, attention_from_conv(case.conv))
+    y = run_on(device, case, papers_layer(case.conv))
     assert np.array_equal(np.isnan(y), affected_by_dense_attention(case))
     assert not np.isinf(y).any()
     record(device=device, dtype=dtype)
@@ -211,7 +212,7 @@ def test_single_head_shows_an_infinity_where_it_looks_and_nan_elsewhere(
     conv = nn.Conv1d(1, 1, 1, bias=False, dtype=dtype)
     nn.init.ones_(conv.weight)
     x = torch.tensor([[[1.0, value, 3.0]]], dtype=dtype)
-    y = run_on(device, Case(conv, x), attention_from_conv(conv))[0, 0]
+    y = run_on(device, Case(conv, x), papers_layer(conv))[0, 0]
     assert np.isnan(y[[0, 2]]).all()
     assert np.array_equal(y[1], value, equal_nan=True)
 
@@ -225,7 +226,7 @@ def test_other_groups_and_other_images_do_not_meet_the_pixel(
     conv = nn.Conv2d(2, 4, 3, padding=1, groups=2, dtype=dtype)
     x = torch.zeros(2, 2, 3, 3, dtype=dtype)
     x[0, 0, 1, 1] = math.inf
-    y = run_on(device, Case(conv, x), attention_from_conv(conv, sharpness=sharpness))
+    y = run_on(device, Case(conv, x), papers_layer(conv, sharpness=sharpness))
     assert not np.isfinite(y[0, :2]).any()
     assert np.isfinite(y[0, 2:]).all()
     assert np.isfinite(y[1]).all()
@@ -235,14 +236,14 @@ def test_other_groups_and_other_images_do_not_meet_the_pixel(
 def test_cropped_pixel_is_no_key_and_spreads_nowhere(device: str) -> None:
     conv = nn.ConvTranspose1d(1, 1, 1, padding=1, dtype=torch.float64)
     x = torch.tensor([[[math.nan, 1.0, 2.0]]], dtype=torch.float64)
-    assert np.isfinite(run_on(device, Case(conv, x), attention_from_conv(conv))).all()
+    assert np.isfinite(run_on(device, Case(conv, x), papers_layer(conv))).all()
 
 
 @exact
 @pytest.mark.parametrize("value", NON_FINITE, ids=str)
 def test_live_content_terms_spread_the_pixel_to_every_group(value: float, device: str) -> None:
     conv = nn.Conv1d(2, 2, 3, padding=1, groups=2)
-    layer = attention_from_conv(conv)
+    layer = papers_layer(conv)
     layer.content_bias.requires_grad_(True)
     x = torch.zeros(2, 2, 5)
     x[0, 0, 2] = value
@@ -262,7 +263,7 @@ def test_certificate_of_a_non_finite_image_is_refused_by_the_name_of_this_theore
     x = torch.zeros(1, 1, 4, dtype=dtype)
     x[0, 0, 3] = value
     with pytest.raises(ValueError, match=rf"^x has infinite or NaN entries.*T9.*{SLUG}"):
-        check(attention_from_conv(conv), conv, x)
+        check(papers_layer(conv), conv, x)
 
 
 # Controls -----------------------------------------------------------------------------------------
@@ -275,7 +276,7 @@ def test_prediction_by_window_is_rejected_for_dense_attention(sharpness: float |
     x = torch.zeros(1, 1, 5, 5, dtype=torch.float64)
     x[0, 0, 0, 0] = math.inf
     case = Case(conv, x)
-    dense = ~np.isfinite(numbers(case.run(attention_from_conv(conv, sharpness=sharpness))))
+    dense = ~np.isfinite(numbers(case.run(papers_layer(conv, sharpness=sharpness))))
     window = affected_by_the_convolution(case)
     assert window.sum() == 4
     assert dense.all()
@@ -288,7 +289,7 @@ def test_prediction_for_the_wrong_group_or_image_is_rejected() -> None:
     conv = nn.Conv1d(2, 2, 2, groups=2, dtype=torch.float64)
     x = torch.zeros(2, 2, 4, dtype=torch.float64)
     x[0, 0, 2] = math.nan
-    dense = ~np.isfinite(numbers(attention_from_conv(conv)(x)))
+    dense = ~np.isfinite(numbers(papers_layer(conv)(x)))
     predicted = affected_by_dense_attention(Case(conv, x))
     assert np.array_equal(dense, predicted)
     assert not np.array_equal(dense, predicted[:, ::-1])
@@ -300,7 +301,7 @@ def test_finite_image_with_sums_that_overflow_is_certified_without_a_bound() -> 
     conv = nn.Conv1d(2, 1, 1, bias=False)
     nn.init.ones_(conv.weight)
     largest = torch.finfo(torch.float32).max
-    certificate = certify(attention_from_conv(conv), conv, torch.full((1, 2, 1), largest))
+    certificate = certify(papers_layer(conv), conv, torch.full((1, 2, 1), largest))
     assert certificate.rounding.isinf().all()
 
 

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from constructions import attention_from_conv
 from tests import heads
+from tests.helpers import papers_layer
 from tests.ledger import record
 from tests.oracle import convolve_module, exact_error, numbers
 from tests.strategies import Case, geometries, integer_cases
@@ -81,7 +81,7 @@ def test_every_head_attends_its_offset_and_nothing_else(
         geometry.build(dtype), torch.zeros(geometry.shape, dtype=dtype), geometry.output_size
     )
     targets = heads.Targets.of(case)
-    layer = attention_from_conv(case.to(device).conv)
+    layer = papers_layer(case.to(device).conv)
     size = None if case.output_size is None else heads.output_shape(case)
     weights = layer.attention_weights(case.x.shape[-len(targets.grid) :], output_size=size)
     record(device=device, dtype=dtype)
@@ -95,7 +95,7 @@ def test_heads_in_any_order_sum_to_the_convolution(
     data: st.DataObject, device: str, dtype: torch.dtype
 ) -> None:
     case = data.draw(integer_cases(dtype), label="case").to(device)
-    layer = attention_from_conv(case.conv)
+    layer = papers_layer(case.conv)
     order = data.draw(st.permutations(range(layer.num_heads)), label="order")
     for parameter in (layer.positional_shift, layer.value, layer.output):
         parameter.data = parameter.data[order]
@@ -124,7 +124,7 @@ def test_heads_sent_to_one_offset_add_up(
         heads_conv.weight.copy_(torch.tensor([[matrices]]))
         summed = [sum(m for m, to in zip(matrices, sent, strict=True) if to == tap) for tap in taps]
         summed_conv.weight.copy_(torch.tensor([[summed]]))
-    layer = attention_from_conv(heads_conv).to(device)
+    layer = papers_layer(heads_conv).to(device)
     layer.positional_shift.data = layer.positional_shift.data[sent]
     record(device=device, dtype=dtype)
     assert agrees(layer, Case(summed_conv, torch.tensor([[x]], dtype=dtype)).to(device))
@@ -137,7 +137,7 @@ def test_heads_sent_to_one_offset_add_up(
 @heads.every_wrong_layer
 def test_wrong_layer_is_not_the_convolution(rank: int, wrong: heads.Wrong, device: str) -> None:
     case = heads.generic_case(rank).to(device)
-    layer = attention_from_conv(case.conv)
+    layer = papers_layer(case.conv)
     assert agrees(layer, case)
     wrong(layer)
     assert not agrees(layer, case)
@@ -149,15 +149,15 @@ def test_wrong_layer_is_not_the_convolution(rank: int, wrong: heads.Wrong, devic
 def test_wrong_border_is_not_the_convolution(rank: int, border: str, device: str) -> None:
     case = heads.generic_case(rank).to(device)
     other = heads.generic_case(rank, padding_mode=border).to(device)
-    assert agrees(attention_from_conv(other.conv), other)
-    assert not agrees(attention_from_conv(other.conv), case)
+    assert agrees(papers_layer(other.conv), other)
+    assert not agrees(papers_layer(other.conv), case)
 
 
 @control
 @every_rank
 def test_attention_that_is_not_one_hot_is_not_the_convolution(rank: int, device: str) -> None:
     case = heads.generic_case(rank).to(device)
-    assert not agrees(attention_from_conv(case.conv, sharpness=8.0), case)
+    assert not agrees(papers_layer(case.conv, sharpness=8.0), case)
 
 
 @control
@@ -168,7 +168,7 @@ def test_query_minus_key_computes_the_flipped_kernel(rank: int) -> None:
     case = heads.generic_case(rank, kernel=(3, 3, 3))
     flipped = copy.deepcopy(case.conv)
     flipped.weight.data = case.conv.weight.data.flip(tuple(range(2, 2 + rank)))
-    layer = attention_from_conv(case.conv)
+    layer = papers_layer(case.conv)
     heads.query_minus_key(layer)
     assert not agrees(layer, case)
     assert agrees(layer, Case(flipped, case.x))

@@ -24,7 +24,7 @@ from constructions import attention_from_conv
 from constructions.attention import MultiHeadSelfAttention
 from constructions.formats import FORMATS
 from constructions.stencil import Stencil
-from tests.helpers import Scores, enlivened, filled, integers, refused
+from tests.helpers import Scores, enlivened, filled, integers, papers_layer, refused
 from tests.strategies import Case, Convolution, integer_cases
 
 # Once in a process, torch warns that "same" may copy the image; it should not matter when.
@@ -301,10 +301,10 @@ def test_gradient_is_the_derivative_in_every_parameter_and_the_input(conv: Convo
     h = 1, 12 f' = 8 (f(1) - f(-1)) - (f(2) - f(-2)).
     """
     conv = filled(copy.deepcopy(conv)).double()
-    layer = enlivened(attention_from_conv(conv, normaliser=Scores(), sharpness=3.0))
+    layer = enlivened(papers_layer(conv, normaliser=Scores(), sharpness=3.0))
     layer.requires_grad_()
     spatial = (3, 2)[: layer.geometry.dimension]
-    x = integers(1, layer.in_channels, *spatial, dtype=torch.float64).requires_grad_()
+    x = integers(1, conv.in_channels, *spatial, dtype=torch.float64).requires_grad_()
     cotangent = integers(*layer(x).shape, dtype=torch.float64)
     layer(x).backward(cotangent)
 

@@ -22,7 +22,6 @@ from constructions.attention import MultiHeadSelfAttention
 from constructions.certificate import Certificate
 from constructions.demo import figure, job, network, report
 
-
 ROOT = Path(__file__).parent.parent
 IMAGES = 450
 LAYERS = {
@@ -184,7 +183,7 @@ def test_every_format_is_certified(device: str, dtype: str, tmp_path: Path) -> N
 def test_weak_sharpness_is_reported_honestly(tmp_path: Path) -> None:
     run = run_job(tmp_path, "--sharpness", "1", "--evaluation", "auto")
     assert run.code == 0
-    assert "dense attention, sharpness 1," in run.output
+    assert "factored attention, sharpness 1," in run.output
     for row in run.table().values():
         assert row["one-hot"].startswith("no, ")
         assert 0 < float(row["max error"]) <= float(row["bound"])

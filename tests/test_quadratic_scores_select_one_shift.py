@@ -16,12 +16,13 @@ from flint import arb
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from constructions import attention_from_conv, bounds
+from constructions import bounds
 from constructions.attention import MultiHeadSelfAttention
 from constructions.encodings import Quadratic
 from constructions.formats import FORMATS
 from constructions.lattice import Lattice
 from tests import heads
+from tests.helpers import papers_layer
 from tests.ledger import record
 from tests.oracle import numbers
 from tests.strategies import Case, geometries, sharpnesses
@@ -255,10 +256,11 @@ def test_encoding_states_the_gap_of_one() -> None:
 
 
 def rounding(alpha: float, dimension: int, keys: int, dtype: torch.dtype) -> Fraction:
-    """What floating point can do to a sum of off-target weights: (9) of T7 for X = 0, R = 1."""
-    mass = bounds.encoding_mass(Quadratic(), alpha, Lattice.box((keys,) + (1,) * (dimension - 1)))
-    coefficients = bounds.HeadBound.of_softmax(mass, keys, dtype)
-    return Fraction(coefficients.spread) + Fraction(coefficients.underflow)
+    """What floating point can do to a sum of off-target weights: (9) and (11) of T7 for R = 1."""
+    off_target = bounds.off_target_mass(alpha, dimension)
+    mass = min(off_target, bounds.gap_mass(alpha, keys, has_sink=False))
+    seen = torch.tensor(mass / (1 + mass) * bounds.ROUND_UP, dtype=torch.float64)
+    return Fraction(bounds.head_rounding(seen, torch.ones_like(seen), mass, (keys,), dtype).item())
 
 
 def worst_row(weights: np.ndarray, targets: heads.Targets) -> tuple[int, int]:
@@ -291,7 +293,7 @@ def test_rows_of_the_dense_layer_leak_what_their_grid_says(
     )
     alpha = data.draw(sharpnesses(), label="sharpness")
     targets = heads.Targets.of(case)
-    layer = attention_from_conv(case.to(device).conv, sharpness=alpha)
+    layer = papers_layer(case.to(device).conv, sharpness=alpha)
     size = None if case.output_size is None else heads.output_shape(case)
     shape = case.x.shape[-len(targets.grid) :]
     weights = numbers(layer.attention_weights(shape, output_size=size))
@@ -333,7 +335,7 @@ def test_wrong_head_leaks_more_than_the_bound(
     rank: int, dtype: torch.dtype, wrong: heads.Wrong
 ) -> None:
     case = heads.generic_case(rank, dtype)
-    layer = attention_from_conv(case.conv, sharpness=6.0)
+    layer = papers_layer(case.conv, sharpness=6.0)
     assert selects_its_shifts(layer, case, 6.0)
     wrong(layer)
     assert not selects_its_shifts(layer, case, 6.0)
@@ -343,7 +345,7 @@ def test_wrong_head_leaks_more_than_the_bound(
 @pytest.mark.parametrize("rank", [2, 3])
 def test_swapped_axes_leak_more_than_the_bound(rank: int) -> None:
     case = heads.generic_case(rank)
-    layer = attention_from_conv(case.conv, sharpness=6.0)
+    layer = papers_layer(case.conv, sharpness=6.0)
     heads.swapped_axes(layer)
     assert not selects_its_shifts(layer, case, 6.0)
 

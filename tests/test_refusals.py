@@ -235,13 +235,8 @@ BAD_OPTIONS: dict[str, tuple[dict[str, Any], type[Exception], Phrases]] = {
         ("normaliser", "'hardmax'", "'softmax'"),
     ),
     "boundary name": ({"boundary": "zeros"}, ValueError, ("boundary", "'zeros'", "'padded'")),
-    "boundary natural": ({"boundary": "natural"}, ValueError, ("boundary", "'natural'", "'auto'")),
+    "boundary sunk": ({"boundary": "sunk"}, ValueError, ("boundary", "'sunk'", "'natural'")),
     "evaluation name": ({"evaluation": "fast"}, ValueError, ("evaluation", "'fast'", "'dense'")),
-    "evaluation factored": (
-        {"evaluation": "factored"},
-        ValueError,
-        ("evaluation", "'factored'", "'dense'"),
-    ),
     "evaluation fused": (
         {"evaluation": "fused"},
         ValueError,

@@ -19,9 +19,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from constructions import attention_from_conv, formats
+from constructions import formats
 from constructions.attention import MultiHeadSelfAttention
 from constructions.normalisers import Softmax
+from tests.helpers import papers_layer
 from tests.ledger import record
 from tests.oracle import convolve_module, exact_error, numbers
 from tests.strategies import Case, Convolution, geometries, integer_cases, real_cases
@@ -327,7 +328,7 @@ def test_saturated_head_attends_exactly_one_key_the_right_one(
     gap = Softmax().one_hot_gap(dtype)
     factor = st.just(1.0) | st.floats(1, 8) | st.sampled_from([1e10, 1e38])
     sharpness = data.draw(st.none() | factor.map(lambda f: gap * f))
-    layer = attention_from_conv(conv, sharpness=sharpness).to(device)
+    layer = papers_layer(conv, sharpness=sharpness).to(device)
     rank = len(conv.kernel_size)
     spatial = geometry.shape[-rank:]
     empty = torch.zeros(geometry.shape, dtype=dtype)
@@ -345,7 +346,7 @@ def test_saturated_layer_equals_the_oracle_bit_for_bit_on_integers(
     dtype: torch.dtype, device: str, data: st.DataObject
 ) -> None:
     case = data.draw(integer_cases(dtype))
-    layer = attention_from_conv(case.conv).to(device)
+    layer = papers_layer(case.conv).to(device)
     y = Case(case.conv, case.x.to(device), case.output_size).run(layer)
     assert y.dtype == dtype
     truth = convolve_module(case.conv, case.x, case.output_size)
@@ -361,7 +362,7 @@ def test_conversion_to_another_format_keeps_the_layer_exact(
 ) -> None:
     case = data.draw(integer_cases(torch.bfloat16))  # integers that every format contains
     made = data.draw(st.sampled_from(formats.FORMATS))
-    layer = attention_from_conv(case.conv.to(made)).to(device).to(dtype)
+    layer = papers_layer(case.conv.to(made)).to(device).to(dtype)
     assert layer.sharpness == Softmax().one_hot_gap(dtype)
     y = Case(case.conv, case.x.to(device, dtype), case.output_size).run(layer)
     truth = convolve_module(case.conv, case.x, case.output_size)
@@ -381,7 +382,7 @@ def test_half_precision_layer_rounds_the_exact_integer_once(
             parameter.copy_(parameter.remainder(15) - 7)
     x = (case.x.remainder(127) - 63).to(dtype)
     conv = case.conv.to(dtype)
-    y = Case(conv, x.to(device), case.output_size).run(attention_from_conv(conv).to(device))
+    y = Case(conv, x.to(device), case.output_size).run(papers_layer(conv).to(device))
     truth = torch.from_numpy(convolve_module(conv, x, case.output_size).nearest())
     assert torch.equal(y.cpu(), truth.to(dtype))
     record(device=device, dtype=dtype)
@@ -399,7 +400,7 @@ def test_saturated_head_copies_any_finite_pixel(
         for parameter in case.conv.parameters():
             parameter.zero_()
         case.conv.weight[(0, 0, *tap)] = 1
-    layer = attention_from_conv(case.conv).to(device)
+    layer = papers_layer(case.conv).to(device)
     y = Case(case.conv, case.x.to(device), case.output_size).run(layer)
     truth = convolve_module(case.conv, case.x, case.output_size)
     assert not exact_error(numbers(y), truth).any()
@@ -410,12 +411,12 @@ def test_saturated_head_copies_any_finite_pixel(
 def test_long_axes_keep_scores_exact(device: str) -> None:
     conv = nn.Conv1d(1, 1, 3, padding=2**20, dilation=2**20, bias=False)
     nn.init.ones_(conv.weight)
-    layer = attention_from_conv(conv)
+    layer = papers_layer(conv)
     # Shifts of a million pixels, on a grid too long for dense weights: the scores' own sum.
     shift = layer.positional_shift[:, 0].double()
     steps = torch.arange(-(2**20) - 2, 2**20 + 3, dtype=torch.float64)
     features, queries = layer.encoding.encode(
-        steps[:, None], shift[:, None], layer.geometry.keys((3,))
+        steps[:, None], shift[:, None], layer.geometry.targets((3,))
     )
     wanted = -(steps - shift[:, None]).square()
     assert torch.equal(queries @ features.T - shift[:, None].square(), wanted)
@@ -426,7 +427,7 @@ def test_long_axes_keep_scores_exact(device: str) -> None:
 def test_saturated_layer_is_one_hot_where_subnormals_are_flushed(dtype: torch.dtype) -> None:
     conv = nn.Conv2d(1, 1, 3, padding=1, dtype=dtype)
     with flushing_subnormals():
-        weights = attention_from_conv(conv).attention_weights((4, 3))
+        weights = papers_layer(conv).attention_weights((4, 3))
     assert torch.equal(weights, expected_weights(conv, (4, 3), (4, 3)))
 
 
@@ -448,7 +449,7 @@ def test_flushing_lowers_the_threshold_to_the_smallest_normal_number(dtype: torc
 @control
 @every_rank
 def test_sharpness_46_in_float32_has_peak_one_and_tails(rank: int, device: str) -> None:
-    row = row_in_the_middle(attention_from_conv(identity(rank), sharpness=46.0).to(device), rank)
+    row = row_in_the_middle(papers_layer(identity(rank), sharpness=46.0).to(device), rank)
     near, tails = squared_distances(rank), row.cpu()
     assert tails[near == 0] == 1
     assert (tails[near == 1] > 1.05e-20).all()
@@ -461,11 +462,11 @@ def test_sharpness_46_in_float32_has_peak_one_and_tails(rank: int, device: str) 
 def test_sharpness_46_in_float32_lets_a_bright_pixel_into_a_black_one(device: str) -> None:
     image = torch.zeros(1, 1, 3, 3, device=device)
     image[..., 1, 2] = 2.0**80
-    dim = attention_from_conv(identity(2), sharpness=46.0).to(device)(image)
+    dim = papers_layer(identity(2), sharpness=46.0).to(device)(image)
     truth = convolve_module(identity(2), image)
     worst = exact_error(numbers(dim), truth).max()
     assert 12_730 < worst < 12_732
-    sharp = attention_from_conv(identity(2), sharpness=104.0).to(device)(image)
+    sharp = papers_layer(identity(2), sharpness=104.0).to(device)(image)
     assert not exact_error(numbers(sharp), truth).any()
 
 
@@ -478,7 +479,7 @@ def test_weak_sharpness_fails_the_bitwise_comparison(
     conv = identity(2, dtype)
     image = torch.zeros(1, 1, 3, 3, dtype=dtype, device=device)
     image[..., 1, 1] = 1
-    y = attention_from_conv(conv, sharpness=sharpness).to(device)(image)
+    y = papers_layer(conv, sharpness=sharpness).to(device)(image)
     assert exact_error(numbers(y), convolve_module(conv, image)).any()
 
 
@@ -498,7 +499,7 @@ def test_weak_sharpness_fails_the_bitwise_comparison(
 def test_number_of_keys_seen_below_the_threshold(
     dtype: torch.dtype, sharpness: float, keys: int, device: str
 ) -> None:
-    layer = attention_from_conv(identity(2, dtype), sharpness=sharpness).to(device)
+    layer = papers_layer(identity(2, dtype), sharpness=sharpness).to(device)
     row = row_in_the_middle(layer, 2).cpu()
     assert torch.count_nonzero(row[squared_distances(2) <= 1]) == keys
 
@@ -506,7 +507,7 @@ def test_number_of_keys_seen_below_the_threshold(
 @control
 def test_gap_of_a_narrow_format_does_not_saturate_a_wide_one(device: str) -> None:
     narrow = Softmax().one_hot_gap(torch.float16)
-    layer = attention_from_conv(identity(1, torch.float16), sharpness=narrow).to(device)
+    layer = papers_layer(identity(1, torch.float16), sharpness=narrow).to(device)
     assert torch.count_nonzero(row_in_the_middle(layer, 1)) == 1
     assert torch.count_nonzero(row_in_the_middle(layer.float(), 1)) > 1
 
@@ -514,7 +515,7 @@ def test_gap_of_a_narrow_format_does_not_saturate_a_wide_one(device: str) -> Non
 @control
 def test_weights_that_share_a_head_are_not_the_expected_ones() -> None:
     conv = nn.Conv2d(1, 1, 2)
-    weights = attention_from_conv(conv).attention_weights((3, 4))
+    weights = papers_layer(conv).attention_weights((3, 4))
     expected = expected_weights(conv, (3, 4), (2, 3))
     assert torch.equal(weights, expected)
     assert not torch.equal(weights[[0, 0, 2, 3]], expected)  # one head twice
@@ -532,7 +533,7 @@ def test_first_integer_beyond_the_precision_is_not_summed_exactly(
     last = 2 ** stated(dtype).precision
     for excess in (0, 1):
         x = torch.tensor([[[last - 1.0], [1.0 + excess]]], dtype=dtype, device=device)
-        y = attention_from_conv(conv).to(device)(x)
+        y = papers_layer(conv).to(device)(x)
         assert exact_error(numbers(y), convolve_module(conv, x)).item() == excess
 
 
@@ -553,7 +554,7 @@ def test_oracle_comparison_tells_one_unit_in_the_last_place() -> None:
     case = Case.of(
         nn.Conv1d(1, 1, 1, dtype=torch.float64), weight=[1], bias=[0], x=[3], shape=(1, 1, 1)
     )
-    y = case.run(attention_from_conv(case.conv))
+    y = case.run(papers_layer(case.conv))
     truth = convolve_module(case.conv, case.x)
     assert not exact_error(numbers(y), truth).any()
     assert exact_error(np.nextafter(numbers(y), 4), truth).any()

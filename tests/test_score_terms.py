@@ -15,14 +15,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from constructions import attention_from_conv
 from constructions.attention import MultiHeadSelfAttention
-from tests.helpers import Scores, enlivened, filled, integers, refused
+from tests.helpers import Scores, enlivened, filled, integers, papers_layer, refused
 
 
 def positional() -> MultiHeadSelfAttention:
     conv = filled(nn.Conv2d(4, 6, (2, 3), stride=(1, 2)))
-    return attention_from_conv(conv, sharpness=0.5)
+    return papers_layer(conv, sharpness=0.5)
 
 
 def image() -> Tensor:
@@ -141,7 +140,7 @@ EVERY_PLACED = pytest.mark.parametrize("placed", PLACED.values(), ids=list(PLACE
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_four_score_terms_are_the_paper_s_bit_for_bit(placed: Placed, dtype: torch.dtype) -> None:
     conv = filled(copy.deepcopy(placed.conv)).to(dtype)
-    layer = enlivened(attention_from_conv(conv, normaliser=Scores(), sharpness=3))
+    layer = enlivened(papers_layer(conv, normaliser=Scores(), sharpness=3))
     x = integers(2, conv.in_channels, *placed.shape, dtype=dtype)
     scores = layer.attention_weights(placed.shape, x=x)
     assert scores.dtype == dtype
@@ -152,7 +151,7 @@ def test_four_score_terms_are_the_paper_s_bit_for_bit(placed: Placed, dtype: tor
 def test_output_is_the_paper_s_concatenation_bit_for_bit(placed: Placed) -> None:
     """Y_q = concat_h(A^h X W_val^h) W_out + b_out, with the scores as weights."""
     conv = filled(copy.deepcopy(placed.conv)).double()
-    layer = enlivened(attention_from_conv(conv, normaliser=Scores(), sharpness=3))
+    layer = enlivened(papers_layer(conv, normaliser=Scores(), sharpness=3))
     x = integers(1, conv.in_channels, *placed.shape, dtype=torch.float64)
     tokens = [placed.at_key(x[0], k) for k in placed.keys]
     assert layer.bias is not None
@@ -170,8 +169,8 @@ def test_output_is_the_paper_s_concatenation_bit_for_bit(placed: Placed) -> None
 
 def test_weights_with_content_are_the_softmax_of_the_scores() -> None:
     conv, x = filled(nn.Conv2d(4, 2, 3)), image() / 8
-    scores = enlivened(attention_from_conv(conv, normaliser=Scores(), sharpness=0.5))
-    weights = enlivened(attention_from_conv(conv, sharpness=0.5)).attention_weights((3, 4), x=x)
+    scores = enlivened(papers_layer(conv, normaliser=Scores(), sharpness=0.5))
+    weights = enlivened(papers_layer(conv, sharpness=0.5)).attention_weights((3, 4), x=x)
     assert torch.equal(weights, scores.attention_weights((3, 4), x=x).softmax(-1))
 
 

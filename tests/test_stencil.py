@@ -81,7 +81,7 @@ TABLE = {
 @pytest.mark.parametrize("row", TABLE.values(), ids=list(TABLE))
 def test_option_is_offsets_and_lattices(row: Row) -> None:
     geometry = Geometry.from_conv(row.conv)
-    keys, queries, pixels = geometry.keys((5,)), geometry.queries((5,)), geometry.pixels((5,))
+    keys, queries, pixels = geometry.targets((5,)), geometry.queries((5,)), geometry.pixels((5,))
     assert geometry.offsets().tolist() == [[offset] for offset in row.offsets]
     assert queries.axes()[0].tolist() == row.queries
     assert (keys.origin[0], keys.last[0], keys.spacing[0]) == (*row.keys, 1)
@@ -108,7 +108,7 @@ def test_stencil_convolves_integers_as_torch_and_the_oracle_bit_for_bit(case: Ca
     if case.output_size is not None:
         geometry = geometry.with_output_size(spatial, case.output_size)
     image = case.x if case.x.dim() == d + 2 else case.x[None]
-    at_keys = padded(image, geometry.pixels(spatial), geometry.keys(spatial), stencil.border)
+    at_keys = padded(image, geometry.pixels(spatial), geometry.targets(spatial), stencil.border)
     y = stencil.convolve(at_keys)
     if stencil.bias is not None:
         y = y + stencil.bias.reshape(-1, *[1] * d)

@@ -12,8 +12,8 @@ import torch
 from hypothesis import given
 from torch import Tensor, nn
 
-from constructions import attention_from_conv
 from constructions.formats import FORMATS
+from tests.helpers import papers_layer
 from tests.ledger import ROOT
 from tests.strategies import CONVOLUTIONS, Geometry, geometries
 from theory import theorems
@@ -51,7 +51,7 @@ def test_function_has_the_weights_of_the_layer_bit_for_bit(
     dtype: torch.dtype, sharpness: float | None, geometry: Geometry
 ) -> None:
     conv: Any = geometry.build(dtype)
-    layer = attention_from_conv(conv, sharpness=sharpness)
+    layer = papers_layer(conv, sharpness=sharpness)
     spatial = geometry.shape[-len(conv.kernel_size) :]
     options = (conv.kernel_size, conv.stride, conv.dilation, conv.padding)
     weights = attention_weights()(spatial, *options, layer.sharpness, dtype)
@@ -60,14 +60,14 @@ def test_function_has_the_weights_of_the_layer_bit_for_bit(
 
 
 def test_saturation_that_the_function_tells_is_enough() -> None:
-    layer = attention_from_conv(nn.Conv1d(1, 1, 1))
+    layer = papers_layer(nn.Conv1d(1, 1, 1))
     told = {name: float(alpha) for alpha, name in re.findall(r"([\d.]+) \((\w+)\)", SOURCE)}
     for dtype in FORMATS:
         assert told[str(dtype).removeprefix("torch.")] >= layer.normaliser.one_hot_gap(dtype)
 
 
 def test_table_has_every_parameter_of_the_layer() -> None:
-    layer = attention_from_conv(nn.Conv2d(2, 2, 3), sharpness=1.0)
+    layer = papers_layer(nn.Conv2d(2, 2, 3), sharpness=1.0)
     assert re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE) == list(layer.state_dict())
 
 

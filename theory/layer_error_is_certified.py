@@ -30,14 +30,15 @@ THEOREM = Theorem(
     claim=(
         "The attention layer built from a convolution differs from it, at every output, by at most "
         "a leak plus a rounding that are computed from the input at hand. "
-        "The leak is what the reals have, off-target mass times distance between pixels, and is "
-        "attained; the rounding is a worst case over all orders of summation, and has no term for "
-        "the heads when they are saturated. Both hold in float16, bfloat16, float32 and float64, "
-        "for sums of any length, and through underflow."
+        "The leak is what the reals have, the convolution of what soft padding does to this very "
+        "image, and is the error itself wherever rounding is small; the rounding is a worst case "
+        "over all orders of summation, and has no term for the heads when they are saturated. "
+        "Both hold in float16, bfloat16, float32 and float64, for sums of any length, and through "
+        "underflow."
     ),
     hypotheses=(
-        "The layer is the one that the construction builds: quadratic scores, softmax, one head a "
-        "tap, one of W_val and W_out the identity.",
+        "The layer is the one that the construction builds: softmax of quadratic or periodic "
+        "scores, one head a tap, one of W_val and W_out the identity.",
         "Every operation is rounded to nearest, in any order, with or without fused "
         "multiply-adds, and underflows gradually; sums run in the accumulator's format, and the "
         "output is rounded once.",
@@ -49,16 +50,16 @@ THEOREM = Theorem(
         "u, η, ν": "unit roundoff, smallest subnormal and smallest normal of the accumulator",
         "u_w, η_w": "the same of the format of weights and output",
         "γ_n": "(1 + u)^n - 1",
-        "Λ, ε": "off-target mass before and after normalisation: ϑ^d - 1 and Λ/(1 + Λ)",
-        "λ": "bound on the computed off-target mass before normalisation",
+        "P, P_inf": "the soft padding (T4), and its limit at infinite sharpness",
+        "Λ, λ": "bounds on the off-limit mass before normalisation, real and computed",
         "T, n": "number of keys, and of products in one output",
-        "X, D, R": "target pixel, largest distance of a key's pixel from it, largest modulus",
+        "X, M, R": "what a head should see, what it sees of the moduli, the largest modulus",
     },
     proof_idea=(
-        "Over the reals a head errs by its off-target mass times a distance. In floating point "
-        "every weight errs relatively, which bounds the error by the size of the numbers; or, "
+        "Over the reals the layer errs by the convolution of (P - P_inf) X. In floating point "
+        "every weight errs relatively, which bounds the error by the size of what is seen; or, "
         "since a rounded sum is never further from the exact one than the target pixel is, by the "
-        "off-target mass alone. The smaller of the two is carried through the sum over taps."
+        "off-limit mass alone. The smaller of the two is carried through the sum over taps."
     ),
     references=(
         "arXiv:1909.03469",
@@ -67,7 +68,7 @@ THEOREM = Theorem(
     objects=(
         "constructions.certify",
         "constructions.assert_equivalent",
-        "constructions.bounds.HeadBound",
+        "constructions.bounds.head_rounding",
         "constructions.bounds.layer_bound",
         "constructions.bounds.gamma",
     ),
@@ -235,6 +236,16 @@ def _real_heads(proof: Proof) -> None:
         == 0,
         equation=4,
     )
+    # A sum of matrices times differences is the difference of the sums, one more tap.
+    w, seen_there, there, so_far, sought = sp.symbols("W S X Y Z")
+    proof.check(
+        "the convolution of what is seen, less that of what is sought, is that of the difference",
+        identical(
+            (so_far + seen_there * w) - (sought + there * w),
+            (so_far - sought) + (seen_there - there) * w,
+        ),
+        equation=4,
+    )
     # Two keys attain it: the target at the lowest pixel, the other at the highest.
     low, high = sp.symbols("X_t X_k")
     proof.check(
@@ -302,22 +313,18 @@ def _relative_form(proof: Proof) -> None:
         identical(difference, u**2 * (3 - c)),
         equation=7,
     )
-    tau, nu, lost = sp.symbols("tau nu z", nonnegative=True)
+    tau, rho, lost = sp.symbols("tau rho z", nonnegative=True)
     proof.check(
-        "an off-target weight errs by τ and by ν: (1 + τ)(1 + ν) - 1 = τ + ν + τν",
-        identical((1 + tau) * (1 + nu) - 1, tau + nu + tau * nu),
+        "a weight errs by τ and by ρ: (1 + τ)(1 + ρ) - 1 = τ + ρ + τρ",
+        identical((1 + tau) * (1 + rho) - 1, tau + rho + tau * rho),
         equation=8,
     )
-    g, mu, eps, target, largest = sp.symbols("g mu epsilon X R", nonnegative=True)
-    errors = nu * target + (mu * eps + lost) * largest
-    sizes = (1 + nu) * target + ((1 + mu) * eps + lost) * largest
+    g, mu, seen, largest = sp.symbols("g mu M R", nonnegative=True)
+    errors = mu * seen + lost * largest
+    sizes = (1 + mu) * seen + lost * largest
     proof.check(
-        "errors of the weights plus γ_T times the sizes: the coefficients of |X| and R",
-        identical(
-            errors + g * sizes,
-            (nu + g * (1 + nu)) * target
-            + (mu * eps + lost + g * ((1 + mu) * eps + lost)) * largest,
-        ),
+        "errors of the weights plus γ_T times the sizes: ((1 + μ)(1 + γ_T) - 1) M + (1 + γ_T) z R",
+        identical(errors + g * sizes, ((1 + mu) * (1 + g) - 1) * seen + (1 + g) * lost * largest),
         equation=9,
     )
 
@@ -345,6 +352,15 @@ def _mass_form(proof: Proof) -> None:
     proof.check(
         "the other products move the sum by at most 8 (1 + g) λ' R",
         identical(moved, 8 * (1 + g) * stored * largest),
+        equation=11,
+    )
+    more, beyond = sp.symbols("a r", nonnegative=True)  # λ' = λ + a, R = X + r
+    proof.check(
+        "16 λ |X| + 8 λ' R and, over the reals, 2 λ' R are at most 26 λ' R",
+        nonnegative(
+            26 * (lam + more) * (target + beyond)
+            - (16 * lam * target + 10 * (lam + more) * (target + beyond))
+        ),
         equation=11,
     )
     numbers = tuple(n for n in _numbers(TOY) if abs(n) <= 2)
@@ -396,6 +412,17 @@ def _output(proof: Proof) -> None:
         )
     # The bound is a sum of terms of one sign: computed, it loses at most γ of itself.
     g, value = sp.symbols("g B", nonnegative=True)
+    m, c, mean, exact = sp.symbols("m c M w", positive=True)
+    proof.check(
+        "a constant stored as c instead of w changes c M by |c - w|/w of w M",
+        sp.cancel((c * mean - exact * mean) - (c - exact) / exact * (exact * mean)) == 0,
+        equation=16,
+    )
+    proof.check(
+        "m pixels of weight 1/m each sum to their mean",
+        sp.cancel(m * (1 / m) * mean - mean) == 0,
+        equation=16,
+    )
     proof.check(
         "B (1 - γ)(1 + 2γ) >= B for γ <= 1/2: the difference is γ(1 - 2γ)B",
         identical(value * (1 - g) * (1 + 2 * g) - value, g * (1 - 2 * g) * value),

@@ -40,12 +40,14 @@ def save_heads(
         remark: the second line of the title.
     """
     shape = tuple(image.shape)
-    keys, queries = layer.geometry.keys(shape), layer.geometry.queries(shape)
+    natural = layer.boundary == "natural"
+    keys = layer.geometry.pixels(shape) if natural else layer.geometry.explicit_keys(shape)
+    queries = layer.geometry.queries(shape)
     height, width = queries.shape
     middle = height // 2 * width + width // 2
     query = queries.positions()[middle].tolist()
     weights = layer.attention_weights(shape)[:, middle].detach().cpu().float()
-    maps = weights.reshape(-1, *keys.shape)
+    maps = weights[:, : keys.size].reshape(-1, *keys.shape)  # a sink is no place to show
     offsets: list[list[int]] = Stencil.from_conv(conv).offsets.tolist()
     rows, columns = conv.kernel_size
 
@@ -69,7 +71,7 @@ def save_heads(
     left.legend(
         handles=[
             Rectangle((0, 0), 1, 1, fill=False, edgecolor=QUERY, linewidth=2, label="query q"),
-            Patch(facecolor=PADDING, edgecolor=LINES, label="padded keys"),
+            *([] if natural else [Patch(facecolor=PADDING, edgecolor=LINES, label="padded keys")]),
         ],
         loc="outside lower center",
         ncols=2,

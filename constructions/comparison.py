@@ -1,0 +1,210 @@
+"""Comparisons: a convolution and an input, the truth, and what attention may do to it."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from constructions.attention import MultiHeadSelfAttention
+from constructions.borders import BORDERS, padded
+from constructions.boundaries import BOUNDARIES, Boundary, View
+from constructions.bounds import (
+    ROUND_UP,
+    HeadErrors,
+    gamma,
+    gap_mass,
+    head_rounding,
+    soft_padding_mass,
+)
+from constructions.encodings import Separable, Window, relative_score_error
+from constructions.formats import check_format, unit_roundoff
+from constructions.lattice import Lattice
+from constructions.normalisers import Softmax
+from constructions.pooling import AnyPooling, WindowGeometry
+from constructions.soft_padding import SoftPadding
+from constructions.source import canonical, check_convertible
+from constructions.stencil import AnyConvolution, Stencil, checked_spatial_shape
+
+NON_FINITE = "theorem T9, docs/theorems/dense_attention_spreads_non_finite_pixels.md"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A convolution or an average pooling, an input, and all that does not depend on the layer.
+
+    Everything is float64 on the CPU, where torch's convolutions are plain sums.
+
+    Args:
+        stencil: of the convolution.
+        exact: the convolution of the stored numbers, as torch shapes it.
+        view: the input on its lattices, batched; channels in the batch for a pooling.
+        limit: what the heads should see at the targets, (N, D_in, *targets.shape): a pixel, or
+            for a pooling the mean over a window.
+    """
+
+    stencil: Stencil
+    exact: Tensor
+    view: View
+    limit: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        conv: AnyConvolution | AnyPooling,
+        x: Tensor,
+        output_size: Sequence[int] | None = None,
+    ) -> Comparison:
+        """Check the arguments and compute the truth.
+
+        Raises:
+            TypeError: conv or x is of another kind.
+            ValueError: dtypes or devices differ, or a number is not finite.
+        """
+        check_convertible(conv)
+        if not isinstance(x, Tensor):
+            raise TypeError(f"x is a {type(x).__name__}; accepted: a torch.Tensor")
+        check_format(x.dtype, "x")
+        wide = copy.deepcopy(conv).to("cpu", torch.float64)
+        stencil = canonical(wide, torch.float64)
+        geometry = stencil.geometry
+        channels = None if isinstance(geometry, WindowGeometry) else stencil.in_channels
+        spatial_shape = checked_spatial_shape(x, channels, geometry.dimension)
+        parameters = {f"conv.{name}": tensor.data for name, tensor in conv.named_parameters()}
+        for name, tensor in parameters.items():
+            if tensor.dtype != x.dtype or tensor.device != x.device:
+                raise ValueError(
+                    f"{name} is {tensor.dtype} on {tensor.device}, x is {x.dtype} on {x.device}; "
+                    "accepted: one dtype and one device"
+                )
+        for name, tensor in {"x": x, **parameters}.items():
+            if not bool(tensor.isfinite().all()):
+                raise ValueError(
+                    f"{name} has infinite or NaN entries; accepted: finite ones ({NON_FINITE})"
+                )
+        if output_size is not None:
+            geometry = geometry.with_output_size(spatial_shape, output_size)
+        image = x.detach().cpu().double()
+        batch = image.reshape(-1, stencil.in_channels, *spatial_shape)
+        view = View.of(batch, geometry)
+        if isinstance(geometry, WindowGeometry):
+            keys, values = _window_keys(view, geometry)
+            limit = _soft_padding(Window(geometry.window), view, keys, 1.0, False)(values)
+        else:
+            limit = padded(view.image, view.pixels, view.targets, stencil.border)
+        with torch.no_grad():
+            exact = wide(image) if output_size is None else wide(image, list(output_size))
+        return cls(stencil, exact, view, limit)
+
+    def spread(self) -> Tensor:
+        """The largest distance of a limit from any pixel, zeros of the border included."""
+        both = torch.cat([self.limit.flatten(2), self.view.image.flatten(2)], dim=-1)
+        shape = (*both.shape[:2], *(1 for _ in self.limit.shape[2:]))
+        highest, lowest = both.amax(-1).reshape(shape), both.amin(-1).reshape(shape)
+        return torch.maximum(highest - self.limit, self.limit - lowest)
+
+    def head_errors(self, layer: MultiHeadSelfAttention) -> HeadErrors:
+        """What the heads of the construction do to this input at the layer's sharpness.
+
+        Nothing but the layer's part in the construction is read: its encoding, normaliser,
+        boundary, evaluation, sharpness and dtype.
+
+        Raises:
+            ValueError: the normaliser is not softmax, and the weights are not saturated.
+        """
+        if isinstance(self.stencil.geometry, WindowGeometry):
+            return self._window_errors(layer, self.stencil.geometry)
+        if layer.is_saturated(layer.dtype):
+            return HeadErrors.none(self.limit)
+        if not isinstance(layer.normaliser, Softmax):
+            raise ValueError(
+                f"layer has the normaliser {layer.normaliser} below its one-hot gap; accepted: "
+                "softmax, or a saturated layer"
+            )
+        view, border, sharpness = self.view, self.stencil.border, layer.sharpness
+        boundary: Boundary = BOUNDARIES[layer.boundary]
+        has_sink = boundary.has_sink(border, self.stencil.geometry)
+        keys, values = boundary.keys(view), boundary.values(view, border)
+        largest = _largest(values)
+        together = (keys.size + has_sink,)
+        if not isinstance(layer.encoding, Separable):
+            bound = gap_mass(sharpness, keys.size, has_sink=has_sink)
+            strayed = bound / (1 + bound) * ROUND_UP * self.spread()
+            rounding = head_rounding(
+                largest.expand_as(strayed), largest, bound, together, layer.dtype
+            )
+            return HeadErrors(strayed, False, torch.zeros_like(strayed), rounding)
+
+        padding = _soft_padding(layer.encoding, view, keys, sharpness, has_sink)
+        lit = torch.ones(1, 1, *view.pixels.shape)
+        is_pixel = padded(lit, view.pixels, view.targets, border)[0, 0] > 0
+        score_error = sharpness * relative_score_error(layer.encoding, keys)
+        mass = soft_padding_mass(padding, is_pixel, sharpness, score_error)
+        seen = padding(values.abs())
+
+        def rounded(sizes: Sequence[int], dtype: torch.dtype, rescaled: bool) -> Tensor:
+            return head_rounding(
+                seen, largest, mass, sizes, dtype, score_error=score_error, rescaled=rescaled
+            )
+
+        factored = layer.evaluation == "factored"
+        return HeadErrors(
+            deviation=padding(values) - self.limit,
+            signed=True,
+            evaluated=rounded(keys.shape, torch.float64, has_sink),
+            rounding=rounded(
+                keys.shape if factored else together, layer.dtype, factored and has_sink
+            ),
+        )
+
+    def _window_errors(self, layer: MultiHeadSelfAttention, geometry: WindowGeometry) -> HeadErrors:
+        """Those of a uniform head: it has no leak, but its weights 1/m round."""
+        keys, values = _window_keys(self.view, geometry)
+        padding = _soft_padding(Window(geometry.window), self.view, keys, 1.0, False)
+        seen, largest = padding(values.abs()), _largest(values)
+        ties = math.prod(geometry.window) - 1.0  # keys beside one, all as heavy
+
+        def rounded(sizes: Sequence[int], dtype: torch.dtype) -> Tensor:
+            return head_rounding(seen, largest, ties, sizes, dtype)
+
+        # The layer stores window / divisor rounded, perhaps to float32 before it was moved.
+        exact = self.stencil.matrices.item()
+        stored = layer.mixing(torch.float64).detach().cpu().max().item()
+        most = max(unit_roundoff(layer.dtype), unit_roundoff(torch.float32)) * abs(exact)
+        constant = min(abs(stored - exact), most) / abs(exact)
+        # The reference adds the window up and divides.
+        reference = gamma(math.prod(geometry.window) + 1, torch.float64) * seen
+        factored = layer.evaluation == "factored"
+        return HeadErrors(
+            deviation=torch.zeros_like(seen),
+            signed=True,
+            evaluated=rounded(keys.shape, torch.float64) + reference,
+            rounding=rounded(keys.shape if factored else (keys.size,), layer.dtype)
+            + constant * seen,
+        )
+
+
+def _soft_padding(
+    encoding: Separable, view: View, keys: Lattice, sharpness: float, has_sink: bool
+) -> SoftPadding:
+    return SoftPadding.of(
+        encoding, sharpness, keys, view.targets, has_sink=has_sink, dtype=torch.float64
+    )
+
+
+def _window_keys(view: View, geometry: WindowGeometry) -> tuple[Lattice, Tensor]:
+    """The keys that share the attention of a uniform head, and what stands on them."""
+    if geometry.counted == "pixels":
+        return view.pixels, view.image
+    return view.explicit_keys, padded(view.image, view.pixels, view.explicit_keys, BORDERS["zeros"])
+
+
+def _largest(values: Tensor) -> Tensor:
+    """R: the largest modulus in each channel of each image."""
+    return (
+        values.abs().flatten(2).amax(-1).reshape(*values.shape[:2], *(1 for _ in values.shape[2:]))
+    )
