@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import math
+import sys
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from constructions.attention import MultiHeadSelfAttention
 from constructions.boundaries import BOUNDARIES, Boundary, natural_encoding
@@ -242,9 +244,10 @@ def _of_window(
 def _check_sharpness(sharpness: float | None) -> None:
     if sharpness is None:
         return
-    if isinstance(sharpness, bool | Tensor) or not isinstance(sharpness, int | float):
+    if isinstance(sharpness, bool) or not isinstance(sharpness, Real):
         raise TypeError(f"sharpness is a {type(sharpness).__name__}; accepted: a number or None")
-    if not (math.isfinite(sharpness) and sharpness > 0):
+    # Compared, not converted: an integer may be too large for a float.
+    if not 0 < sharpness <= sys.float_info.max:
         raise ValueError(f"sharpness is {sharpness}; accepted: a positive, finite number or None")
 
 

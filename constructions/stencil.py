@@ -189,7 +189,13 @@ class Geometry:
         d = self.dimension
         if not self.transposed:
             raise TypeError("output_size is accepted by transposed convolutions alone")
-        wanted = tuple(int(n) for n in output_size)
+        if not isinstance(output_size, Sequence) or not all(
+            isinstance(n, int) for n in output_size
+        ):
+            raise ValueError(
+                f"output_size is {output_size!r}; accepted: a sequence of {d} integers"
+            )
+        wanted = tuple(output_size)
         if len(wanted) not in (d, d + 1, d + 2):
             raise ValueError(
                 f"output_size must have {d} entries (or the output's rank), got {wanted}"

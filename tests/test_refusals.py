@@ -154,6 +154,13 @@ def test_output_size_of_wrong_length_is_refused(size: list[int]) -> None:
     assert str(tuple(size)) in str(caught.value)
 
 
+@pytest.mark.parametrize("size", [9, [7, 9.5], "79"], ids=["a number", "a fraction", "a word"])
+def test_output_size_of_anything_but_integers_is_refused(size: Any) -> None:
+    layer = attention_from_conv(nn.ConvTranspose2d(3, 4, 3, stride=2))
+    with refused(ValueError, "output_size", repr(size), "a sequence of 2 integers"):
+        layer(torch.zeros(2, 3, 4, 5), output_size=size)
+
+
 @given(data=st.data())
 def test_output_size_is_taken_as_torch_takes_it(data: st.DataObject) -> None:
     conv = filled(nn.ConvTranspose2d(1, 2, 3, stride=(2, 3), padding=1, output_padding=1))
@@ -213,7 +220,7 @@ BAD_OPTIONS: dict[str, tuple[dict[str, Any], type[Exception], Phrases]] = {
             ValueError,
             ("sharpness", str(value), "positive, finite"),
         )
-        for value in (0, 0.0, -1, -0.5, math.inf, -math.inf, math.nan)
+        for value in (0, 0.0, -1, -0.5, math.inf, -math.inf, math.nan, 10**400)
     },
     **{
         f"sharpness {value!r}": (
