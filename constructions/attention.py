@@ -189,9 +189,14 @@ class MultiHeadSelfAttention(nn.Module):
             return False
         if self.positional_sharpness is None:
             return True
-        if torch.compiler.is_compiling() or self.value.is_meta:
-            return False  # a value that traced code cannot look at
+        if self._has_no_values:
+            return False
         return self.positional_sharpness.item() >= self._saturating_sharpness(dtype)
+
+    @property
+    def _has_no_values(self) -> bool:
+        """Whether values cannot be looked at: in traced code, and on the meta device."""
+        return torch.compiler.is_compiling() or self.value.is_meta
 
     def _saturating_sharpness(self, dtype: torch.dtype) -> float:
         # The scores of our encodings fall so fast that few keys are near the gap. Where all may be,
@@ -303,9 +308,8 @@ class MultiHeadSelfAttention(nn.Module):
         is formed, unless its gradient is wanted.
         """
         value, output = self.value.to(dtype), self.output.to(dtype)
-        traced = torch.compiler.is_compiling() or self.value.is_meta
         trained = self.value.requires_grad or self.output.requires_grad
-        if traced or (torch.is_grad_enabled() and trained):
+        if self._has_no_values or (torch.is_grad_enabled() and trained):
             return value @ output
         identity = torch.eye(value.shape[-1], dtype=dtype, device=value.device)
         if value.shape[-1] == output.shape[-1] and bool((output == identity).all()):
@@ -319,7 +323,7 @@ class MultiHeadSelfAttention(nn.Module):
 
         Traced code, and the meta device, cannot look at values and take them to be live.
         """
-        if torch.compiler.is_compiling() or self.value.is_meta:
+        if self._has_no_values:
             return True
         parameters = [getattr(self, name) for name in self.content]
         return any(p.requires_grad or bool(p.detach().count_nonzero()) for p in parameters)
@@ -329,7 +333,7 @@ class MultiHeadSelfAttention(nn.Module):
 
         Traced code takes the answer of the last call that was not traced.
         """
-        if not (torch.compiler.is_compiling() or self.value.is_meta):
+        if not self._has_no_values:
             trained = self.positional_key.requires_grad or self.positional_shift.requires_grad
             taps = self._taps()
             size = self.positional_shift.new_tensor(self.geometry.kernel_size)
@@ -350,8 +354,7 @@ class MultiHeadSelfAttention(nn.Module):
         tap = (self._taps() * self.positional_shift.new_tensor(strides)).sum(dim=-1).long()
         mixing = self.mixing(dtype)
         in_order = torch.arange(self.geometry.taps, device=tap.device)
-        traced = torch.compiler.is_compiling() or self.value.is_meta
-        if not traced and torch.equal(tap, in_order):
+        if not self._has_no_values and torch.equal(tap, in_order):
             return mixing
         none = mixing.new_zeros(self.geometry.taps, *mixing.shape[1:])
         return none.index_add(0, tap, mixing)

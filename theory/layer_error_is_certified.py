@@ -75,7 +75,7 @@ THEOREM = Theorem(
 )
 
 TOY = Format("toy", precision=3, least_exponent=-1, greatest_exponent=2)
-"""A format of 37 numbers, subnormals included."""
+"""A format of 39 numbers, subnormals included."""
 
 
 def prove() -> tuple[Step, ...]:
