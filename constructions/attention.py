@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from constructions.borders import Border, Zeros, check_reach, padded
 from constructions.boundaries import Boundary, View
-from constructions.encodings import Encoding, Separable, Window
+from constructions.encodings import Encoding, Mixing, Window, on_axes
 from constructions.formats import accumulator
 from constructions.lattice import Lattice, displacements, spread
 from constructions.normalisers import Normaliser
@@ -172,7 +172,8 @@ class MultiHeadSelfAttention(nn.Module):
     @property
     def has_sink(self) -> bool:
         """Whether the last key is a sink, of value zero and half the sharpness below a target."""
-        return self.boundary_rule.has_sink(self.border, self.geometry)
+        vanishes = bool(getattr(self.normaliser, "vanishes", False))
+        return not vanishes and self.boundary_rule.has_sink(self.border, self.geometry)
 
     def sharpness_in(self, dtype: torch.dtype) -> Tensor | float:
         """The sharpness for weights of a given dtype: the parameter, or what saturates them.
@@ -185,7 +186,7 @@ class MultiHeadSelfAttention(nn.Module):
 
     def is_saturated(self, dtype: torch.dtype) -> bool:
         """Whether weights of a given dtype are exactly one-hot."""
-        if isinstance(self.encoding, Window):
+        if isinstance(self.encoding, Window | Mixing):
             return False
         if self.positional_sharpness is None:
             return True
@@ -199,9 +200,9 @@ class MultiHeadSelfAttention(nn.Module):
         return torch.compiler.is_compiling() or self.value.is_meta
 
     def _saturating_sharpness(self, dtype: torch.dtype) -> float:
-        # The scores of our encodings fall so fast that few keys are near the gap. Where all may be,
-        # half precision is not enough to make the peak 1 (T8): then float32 has to be one-hot.
-        crowded = not isinstance(self.encoding, Separable)
+        # Most scores fall so fast that few keys are near the gap. Where all may be, half precision
+        # is not enough to make the peak 1 (T8): then float32 has to be one-hot.
+        crowded = getattr(self.encoding, "crowded", True)
         gap = self.normaliser.one_hot_gap(accumulator(dtype) if crowded else dtype)
         return gap * (2 if self.has_sink else 1)
 
@@ -283,14 +284,17 @@ class MultiHeadSelfAttention(nn.Module):
     def soft_padding(self, view: View) -> SoftPadding:
         """P, the operator that the heads share, its weights rounded to the dtype of the image.
 
-        Only for a separable encoding.
+        Only for an encoding that is a sum over axes.
         """
-        assert isinstance(self.encoding, Separable)
+        parts = on_axes(self.encoding, self.geometry.dimension)
+        assert parts is not None
+        keys = self.boundary_rule.keys(view)
         return SoftPadding.of(
-            self.encoding,
+            parts,
             self.sharpness_in(view.image.dtype),
-            self.boundary_rule.keys(view),
+            keys,
             view.targets,
+            gap=self.encoding.gap(self._shifts(), keys),
             has_sink=self.has_sink,
             dtype=view.image.dtype,
             exact=_position_dtype(self.value.device),
@@ -317,6 +321,16 @@ class MultiHeadSelfAttention(nn.Module):
         if value.shape[-2] == value.shape[-1] and bool((value == identity).all()):
             return output
         return value @ output
+
+    def head_mixing(self, view: View, dtype: torch.dtype) -> Tensor:
+        """What each head does with what it sees on given lattices: `mixing`, times its gain."""
+        mixing = self.mixing(dtype)
+        if not isinstance(self.encoding, Mixing):
+            return mixing
+        gains = self.encoding.gains(self._shifts(), self.boundary_rule.keys(view))
+        exact = _position_dtype(self.value.device)
+        gains = gains.to(mixing.device, exact).reshape(-1, 1, 1, 1)
+        return (mixing.to(exact) * gains).to(dtype)
 
     def has_live_content(self) -> bool:
         """Whether any of the three content terms can be other than zero, or is being trained.
@@ -420,30 +434,47 @@ class MultiHeadSelfAttention(nn.Module):
                 return evaluation
         raise ValueError(f"evaluation {self._evaluations[-1].name!r} does not apply: {objection}")
 
-    def _encoded(self, view: View) -> tuple[Tensor, Tensor, Tensor]:
-        """Features of all displacements (M, D_p), of the heads' shifts (H, D_p), and queries."""
-        exact = _position_dtype(self.value.device)
-        keys = self.boundary_rule.keys(view)
-        shifts = self.positional_shift.to(exact)
-        box = displacements(keys, view.queries).positions(shifts.device).to(exact)
-        features, queries = self.encoding.encode(torch.cat([box, shifts]), shifts, keys)
-        return features[: len(box)], features[len(box) :], queries
+    def _shifts(self) -> Tensor:
+        """The heads' shifts, (H, d), in the format that positions are computed in."""
+        return self.positional_shift.detach().to(_position_dtype(self.value.device))
+
+    def _rows_below_target(self, view: View) -> Iterator[Tensor]:
+        """For each head v^T Ŵ_key^T r less that at its shift, in units of the gap: (Q, K)."""
+        exact, device = _position_dtype(self.value.device), self.value.device
+        keys, shifts = self.boundary_rule.keys(view), self.positional_shift.to(exact)
+        keys_of_heads = self.positional_key.to(exact)
+        if getattr(self.encoding, "absolute", False):
+            positions = keys.positions(device).to(exact)
+            queries = view.queries.positions(device).to(exact)
+            for shift, key in zip(shifts, keys_of_heads, strict=True):
+                yield self._below(positions, queries + shift, key.unsqueeze(0), keys)
+            return
+        box = displacements(keys, view.queries).positions(device).to(exact)
+        for table in self._below(box, shifts, keys_of_heads, keys):
+            yield spread(table, keys, view.queries)
+
+    def _below(self, places: Tensor, peaks: Tensor, key: Tensor, grid: Lattice) -> Tensor:
+        """Scores at places (M, d), less those at the peaks (R, d) that name them: (R, M)."""
+        features, queries = self.encoding.encode(torch.cat([places, peaks]), peaks, grid)
+        features, at_peaks = features[: len(places)], features[len(places) :]
+        named = (key @ queries.unsqueeze(-1)).squeeze(-1)
+        below = named @ features.T - (named * at_peaks).sum(dim=-1, keepdim=True)
+        # A peak is exactly 0 below itself, whatever two ways of adding up make of it; its gradient
+        # need not be.
+        at_peak = _meet(places, peaks) | _meet(features, at_peaks)
+        return torch.where(at_peak, below - below.detach(), below)
 
     def _position_scores(self, view: View) -> Tensor:
         """v^T Ŵ_key^T r_δ, centred: (H, queries, keys and the sink) in the accumulator format.
 
         A head's score at its own shift is 0; for a shift-invariant normaliser, each row's highest.
         """
-        keys, dtype = self.boundary_rule.keys(view), accumulator(view.image.dtype)
-        features, at_shift, queries = self._encoded(view)
-        named = torch.einsum("hpk,hk->hp", self.positional_key.to(features.dtype), queries)
-        peak = (named * at_shift).sum(dim=-1, keepdim=True)
-        below_peak = named @ features.T - peak
-        gap = self.encoding.gap(self.positional_shift.detach(), keys)
-        scale = self.sharpness_in(view.image.dtype) / gap
+        gap = self.encoding.gap(self._shifts(), self.boundary_rule.keys(view))
+        # The scores of heads that mix are what they are: no gap is to be widened.
+        mixes = isinstance(self.encoding, Mixing)
+        scale = 1.0 if mixes else self.sharpness_in(view.image.dtype) / gap
         heads = []
-        for table in below_peak:
-            rows = spread(table, keys, view.queries)
+        for rows in self._rows_below_target(view):
             if self.has_sink:
                 rows = F.pad(rows, (0, 1), value=-SINK_HEIGHT * gap)
             if getattr(self.normaliser, "shift_invariant", False):
@@ -451,7 +482,7 @@ class MultiHeadSelfAttention(nn.Module):
                 rows = rows - rows.detach().amax(dim=-1, keepdim=True)
             # The scale comes last: what it multiplies is an exact integer (quadratic encoding).
             rows = rows * scale
-            heads.append(rows.to(dtype))
+            heads.append(rows.to(accumulator(view.image.dtype)))
         return torch.stack(heads)
 
     def _content_scores(self, view: View) -> Tensor:
@@ -461,14 +492,19 @@ class MultiHeadSelfAttention(nn.Module):
         # A query beyond the image has no content.
         at_queries = _tokens(padded(view.image, view.pixels, view.queries, Zeros()).to(dtype))
         at_keys = _tokens(self.values(view).to(dtype))
-        features, _, _ = self._encoded(view)
-        position_keys = features.to(dtype) @ self.positional_key.to(dtype)  # (H, M, D_k)
         query = at_queries @ self.query.to(dtype)  # (N, H, Q, D_k)
         key = at_keys @ self.key.to(dtype)  # (N, H, K, D_k)
         content_content = query @ key.transpose(-1, -2)
         content_bias = key @ self.content_bias.to(dtype).unsqueeze(-1)  # (N, H, K, 1)
-        by_displacement = query @ position_keys.transpose(-1, -2)  # (N, H, Q, M)
-        content_position = _own_row(by_displacement, keys, view.queries)
+        absolute = getattr(self.encoding, "absolute", False)
+        places = keys if absolute else displacements(keys, view.queries)
+        features, _ = self.encoding.encode(
+            places.positions(self.value.device).to(self._shifts().dtype), self._shifts(), keys
+        )
+        position_keys = features.to(dtype) @ self.positional_key.to(dtype)  # (H, K or M, D_k)
+        content_position = query @ position_keys.transpose(-1, -2)  # (N, H, Q, K or M)
+        if not absolute:
+            content_position = _own_row(content_position, keys, view.queries)
         return content_content + content_position + content_bias.transpose(-1, -2)
 
     @contextlib.contextmanager
@@ -511,6 +547,14 @@ def _position_dtype(device: torch.device | str | None) -> torch.dtype:
     """float64, in which integers are exact to 2^53, except where the device has none."""
     on_mps = device is not None and torch.device(device).type == "mps"
     return torch.float32 if on_mps else torch.float64
+
+
+def _meet(points: Tensor, others: Tensor) -> Tensor:
+    """Which points (M, d) are which others (R, d): (R, M)."""
+    same = points[:, 0] == others[:, :1]
+    for coordinates, other in zip(points.T[1:], others.T[1:], strict=True):
+        same = same & (coordinates == other.unsqueeze(-1))
+    return same
 
 
 def _tokens(image: Tensor) -> Tensor:

@@ -104,6 +104,41 @@ def gap_mass(sharpness: float, keys: int, *, has_sink: bool) -> float:
     return others * (math.exp(-decay) * ROUND_UP + UNDERFLOW)
 
 
+def table_mass(
+    below: Tensor,
+    elsewhere: Tensor,
+    sharpness: float,
+    score_error: float,
+    *,
+    has_sink: bool,
+) -> float:
+    """Bound on the off-limit mass before normalisation, from the scores at all displacements.
+
+    A query meets each displacement once at the most.
+
+    Args:
+        below: (H, M), each head's scores at all displacements, less that at its own shift; float64.
+        elsewhere: (H, M), which displacements are not the head's own.
+        sharpness: the gap in score.
+        score_error: what the encoding's own rounding can do to a score.
+        has_sink: whether there is a sink, at half the gap: then a target may have no key.
+
+    Returns:
+        The largest of all heads.
+    """
+    height = SINK_HEIGHT * sharpness
+
+    def total(scores: Tensor) -> float:
+        return (scores.exp() * elsewhere).sum(dim=-1).max().item()
+
+    others = total(below)
+    if has_sink:
+        others = max(others + math.exp(-height), total(below + height))
+    double = torch.float64
+    steps = 2 * exponential_error(double, score_error) + gamma(below.shape[1] + 32, double)
+    return others * (1 + 4 * steps) + below.shape[1] * UNDERFLOW
+
+
 def soft_padding_mass(
     padding: SoftPadding, is_pixel: Tensor, sharpness: float, score_error: float
 ) -> Tensor:

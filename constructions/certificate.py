@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from constructions.attention import MultiHeadSelfAttention
 from constructions.bounds import HeadErrors, layer_bound
 from constructions.comparison import Comparison
+from constructions.encodings import Mixing
 from constructions.formats import accumulator
+from constructions.mixing import mixing_bound
 from constructions.reproduction import reproduction
 from constructions.source import AnySource
 
@@ -114,8 +116,11 @@ def certify(
         of_layer, of_x = getattr(layer.value, what), getattr(x, what)
         if of_layer != of_x:
             raise ValueError(f"layer has {what} {of_layer}, x has {of_x}; accepted: the same")
-    heads = comparison.head_errors(layer)
-    return _certificate(comparison, heads, layer, conv, x, output_size, sums=accumulator(x.dtype))
+    if isinstance(layer.encoding, Mixing):
+        bound = mixing_bound(comparison, layer)
+    else:
+        bound = _bound(comparison, comparison.head_errors(layer), accumulator(x.dtype), x.dtype)
+    return _certificate(comparison, bound, layer, conv, x, output_size)
 
 
 def assert_equivalent(layer: nn.Module, conv: AnySource, x: Tensor, leak: float = 0.0) -> None:
@@ -146,7 +151,8 @@ def assert_equivalent(layer: nn.Module, conv: AnySource, x: Tensor, leak: float 
         comparison = Comparison.of(conv, x)
         heads = HeadErrors.none(comparison.limit)
         granted = replace(heads, deviation=leak * comparison.spread(), signed=False)
-        certificate = _certificate(comparison, granted, layer, conv, x, None, sums=x.dtype)
+        bound = _bound(comparison, granted, x.dtype, x.dtype)
+        certificate = _certificate(comparison, bound, layer, conv, x, None)
     if certificate.holds:
         return
     quotient = certificate.quotient()
@@ -164,15 +170,26 @@ def _where_to_read(layer: nn.Module, conv: AnySource, x: Tensor) -> str:
     return f"Theorem: layer_error_is_certified, {PAGE}\nlayer: {layer}\n{reproduction(conv, x)}"
 
 
+def _bound(
+    comparison: Comparison, heads: HeadErrors, sums: torch.dtype, stored: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Leak and rounding of a layer with one head for each tap, of the output's shape."""
+    exact = comparison.exact
+    spatial = exact.shape[2 - comparison.limit.dim() :]
+    images = exact.reshape(-1, comparison.stencil.out_channels, *spatial)
+    leak, rounding = layer_bound(
+        comparison.stencil, comparison.limit, images, heads, sums=sums, stored=stored
+    )
+    return leak.reshape(exact.shape), rounding.reshape(exact.shape)
+
+
 def _certificate(
     comparison: Comparison,
-    heads: HeadErrors,
+    bound: tuple[Tensor, Tensor],
     layer: nn.Module,
     conv: AnySource,
     x: Tensor,
     output_size: Sequence[int] | None,
-    *,
-    sums: torch.dtype,
 ) -> Certificate:
     """Run the layer and torch's convolution, and hold both against the exact one."""
     arguments = () if output_size is None else ([int(n) for n in output_size],)
@@ -189,20 +206,9 @@ def _certificate(
             f"convolution's has {tuple(exact.shape)}: no error to hold against a bound.\n"
             f"{_where_to_read(layer, conv, x)}"
         )
-    spatial = exact.shape[2 - comparison.limit.dim() :]
-    leak, rounding = layer_bound(
-        comparison.stencil,
-        comparison.limit,
-        exact.reshape(-1, comparison.stencil.out_channels, *spatial),
-        heads,
-        sums=sums,
-        stored=x.dtype,
-    )
+    leak, rounding = bound
     return Certificate(
-        error=_distance(y, exact),
-        leak=leak.reshape(exact.shape),
-        rounding=rounding.reshape(exact.shape),
-        conv_error=conv_error,
+        error=_distance(y, exact), leak=leak, rounding=rounding, conv_error=conv_error
     )
 
 

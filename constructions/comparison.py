@@ -20,10 +20,11 @@ from constructions.bounds import (
     gap_mass,
     head_rounding,
     soft_padding_mass,
+    table_mass,
 )
-from constructions.encodings import Separable, Window, relative_score_error
+from constructions.encodings import Encoding, Window, on_axes, relative_score_error
 from constructions.formats import check_format, unit_roundoff
-from constructions.lattice import Lattice
+from constructions.lattice import Lattice, displacements
 from constructions.normalisers import Softmax
 from constructions.pooling import AnyPooling, WindowGeometry
 from constructions.soft_padding import SoftPadding
@@ -93,7 +94,7 @@ class Comparison:
         view = View.of(batch, geometry)
         if isinstance(geometry, WindowGeometry):
             keys, values = _window_keys(view, geometry)
-            limit = _soft_padding(Window(geometry.window), view, keys, 1.0, False)(values)
+            limit = _uniform(view, keys, geometry)(values)
         else:
             limit = padded(view.image, view.pixels, view.targets, stencil.border)
         with torch.no_grad():
@@ -126,23 +127,45 @@ class Comparison:
                 "softmax, or a saturated layer"
             )
         view, border, sharpness = self.view, self.stencil.border, layer.sharpness
+        encoding, dimension = layer.encoding, self.stencil.geometry.dimension
+        shifts = self.stencil.offsets.to("cpu", torch.float64)
         boundary: Boundary = BOUNDARIES[layer.boundary]
         has_sink = boundary.has_sink(border, self.stencil.geometry)
         keys, values = boundary.keys(view), boundary.values(view, border)
         largest = _largest(values)
         together = (keys.size + has_sink,)
-        if not isinstance(layer.encoding, Separable):
-            bound = gap_mass(sharpness, keys.size, has_sink=has_sink)
+        score_error = sharpness * relative_score_error(encoding, shifts, keys)
+        parts = on_axes(encoding, dimension)
+        if parts is None:
+            if boundary.name == "natural" and border.mode != "zeros":
+                raise ValueError(
+                    f"layer has the natural border {border.mode!r} of {encoding}, whose scores are "
+                    "not known to be sums over axes; accepted: a padded boundary, zeros, or a "
+                    "saturated layer"
+                )
+            bound = self._mass(encoding, shifts, keys, sharpness, has_sink, score_error)
             strayed = bound / (1 + bound) * ROUND_UP * self.spread()
             rounding = head_rounding(
-                largest.expand_as(strayed), largest, bound, together, layer.dtype
+                largest.expand_as(strayed),
+                largest,
+                bound,
+                together,
+                layer.dtype,
+                score_error=score_error,
             )
             return HeadErrors(strayed, False, torch.zeros_like(strayed), rounding)
 
-        padding = _soft_padding(layer.encoding, view, keys, sharpness, has_sink)
+        padding = SoftPadding.of(
+            parts,
+            sharpness,
+            keys,
+            view.targets,
+            gap=encoding.gap(shifts, keys),
+            has_sink=has_sink,
+            dtype=torch.float64,
+        )
         lit = torch.ones(1, 1, *view.pixels.shape)
         is_pixel = padded(lit, view.pixels, view.targets, border)[0, 0] > 0
-        score_error = sharpness * relative_score_error(layer.encoding, keys)
         mass = soft_padding_mass(padding, is_pixel, sharpness, score_error)
         seen = padding(values.abs())
 
@@ -161,10 +184,30 @@ class Comparison:
             ),
         )
 
+    def _mass(
+        self,
+        encoding: Encoding,
+        shifts: Tensor,
+        keys: Lattice,
+        sharpness: float,
+        has_sink: bool,
+        score_error: float,
+    ) -> float:
+        """Bound on the off-limit mass of every head, from its scores at all displacements."""
+        box = displacements(keys, self.view.queries).positions().double()
+        features, queries = encoding.encode(torch.cat([box, shifts]), shifts, keys)
+        peaks = (queries * features[len(box) :]).sum(dim=-1, keepdim=True)
+        below = (queries @ features[: len(box)].T - peaks) * (
+            sharpness / encoding.gap(shifts, keys)
+        )
+        elsewhere = (box != shifts.unsqueeze(1)).any(dim=-1)
+        by_scores = table_mass(below, elsewhere, sharpness, score_error, has_sink=has_sink)
+        return min(by_scores, gap_mass(sharpness, keys.size, has_sink=has_sink))
+
     def _window_errors(self, layer: MultiHeadSelfAttention, geometry: WindowGeometry) -> HeadErrors:
         """Those of a uniform head: it has no leak, but its weights 1/m round."""
         keys, values = _window_keys(self.view, geometry)
-        padding = _soft_padding(Window(geometry.window), self.view, keys, 1.0, False)
+        padding = _uniform(self.view, keys, geometry)
         seen, largest = padding(values.abs()), _largest(values)
         ties = math.prod(geometry.window) - 1.0  # keys beside one, all as heavy
 
@@ -188,11 +231,12 @@ class Comparison:
         )
 
 
-def _soft_padding(
-    encoding: Separable, view: View, keys: Lattice, sharpness: float, has_sink: bool
-) -> SoftPadding:
+def _uniform(view: View, keys: Lattice, geometry: WindowGeometry) -> SoftPadding:
+    """The operator of the one head of a pooling, the same at any sharpness."""
+    parts = on_axes(Window(geometry.window), geometry.dimension)
+    assert parts is not None
     return SoftPadding.of(
-        encoding, sharpness, keys, view.targets, has_sink=has_sink, dtype=torch.float64
+        parts, 1.0, keys, view.targets, gap=1.0, has_sink=False, dtype=torch.float64
     )
 
 

@@ -7,6 +7,7 @@ import math
 import sys
 from collections.abc import Mapping
 from numbers import Real
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import torch
@@ -14,13 +15,20 @@ from torch import nn
 
 from constructions.attention import MultiHeadSelfAttention
 from constructions.boundaries import BOUNDARIES, Boundary, natural_encoding
-from constructions.encodings import ENCODINGS, Encoding, Window
+from constructions.encodings import (
+    ENCODINGS,
+    IMPOSSIBLE,
+    IMPOSSIBLE_NORMALISERS,
+    Encoding,
+    Mixing,
+    Window,
+)
 from constructions.evaluation import EVALUATIONS
 from constructions.lattice import Lattice
 from constructions.normalisers import NORMALISERS, Normaliser, Softmax
 from constructions.pooling import POOLINGS, WindowGeometry
 from constructions.source import SOURCES, AnySource, canonical, check_convertible
-from constructions.stencil import AnyConvolution
+from constructions.stencil import AnyConvolution, Stencil
 
 Part = TypeVar("Part")
 Model = TypeVar("Model", bound=nn.Module)
@@ -71,8 +79,8 @@ def attention_from_conv(
     pooling = isinstance(conv, POOLINGS)
     dtype = torch.float32 if isinstance(conv, POOLINGS) else conv.weight.dtype
     stencil = canonical(conv, dtype)
-    encoder = _chosen("encoding", encoding, ENCODINGS, Encoding)
-    normalise = _chosen("normaliser", normaliser, NORMALISERS, Normaliser)
+    encoder = _chosen("encoding", encoding, ENCODINGS, Encoding, IMPOSSIBLE)
+    normalise = _chosen("normaliser", normaliser, NORMALISERS, Normaliser, IMPOSSIBLE_NORMALISERS)
     chosen_boundary = _chosen("boundary", boundary, {"auto": None, **BOUNDARIES})
     every_way = {"auto": tuple(EVALUATIONS.values()), **{n: (e,) for n, e in EVALUATIONS.items()}}
     ways = _chosen("evaluation", evaluation, every_way)
@@ -81,18 +89,29 @@ def attention_from_conv(
         encoder, around = _of_window(stencil.geometry, encoding, normalise, chosen_boundary)
         sharpness = None  # scores of 0 and -inf are the same at any
     else:
-        encoder, around = _at_the_border(encoder, chosen_boundary, stencil.border.mode)
+        encoder, around = _at_the_border(encoder, normalise, chosen_boundary, stencil)
+    if isinstance(encoder, Mixing):
+        _check_mixing(encoder, normalise, sharpness)
+    elif sharpness is not None:
+        normalise = getattr(normalise, "at", lambda _: normalise)(float(sharpness))
     if sharpness is None and not math.isfinite(normalise.one_hot_gap(dtype)):
         raise ValueError(
             f"sharpness is None; accepted: a positive number, since {normalise} is never one-hot"
         )
 
-    heads, groups, d_in, d_out = stencil.matrices.shape
+    matrices, shifts = stencil.matrices, stencil.geometry.offsets().to(torch.float64)
+    if isinstance(encoder, Mixing):
+        where = "meta" if matrices.is_meta else "cpu"
+        taps = encoder.coefficients(shifts).to(where)
+        wide = torch.einsum("ht,tgio->hgio", taps, matrices.to(where, torch.float64))
+        matrices = wide.to(matrices)
+        shifts = encoder.heads(shifts)
+    heads, groups, d_in, d_out = matrices.shape
     head_dim = min(d_in, d_out)
-    # Any grid tells the dimension of the encoding.
-    shifts = stencil.offsets.to(torch.float32)
+    # Any grid tells the dimension of the encoding, and most whether it can select the shifts.
     grid = Lattice.box(stencil.geometry.kernel_size)
     encoding_dim = encoder.encode(shifts, shifts, grid)[0].shape[-1]
+    encoder.gap(shifts, grid)
     layer = MultiHeadSelfAttention(
         geometry=stencil.geometry,
         border=stencil.border,
@@ -113,10 +132,10 @@ def attention_from_conv(
     )
     identity = torch.eye(head_dim).expand(heads, groups, head_dim, head_dim)
     with torch.no_grad():
-        layer.positional_shift.copy_(stencil.offsets)
+        layer.positional_shift.copy_(shifts)
         layer.positional_key.copy_(torch.eye(encoding_dim))
-        layer.value.copy_(stencil.matrices if d_out <= d_in else identity)
-        layer.output.copy_(identity if d_out <= d_in else stencil.matrices)
+        layer.value.copy_(matrices if d_out <= d_in else identity)
+        layer.output.copy_(identity if d_out <= d_in else matrices)
         if layer.bias is not None and stencil.bias is not None:
             layer.bias.copy_(stencil.bias)
 
@@ -198,11 +217,29 @@ def _share_matrices(
     second.value, second.output = first.value, first.output
 
 
+def _check_mixing(encoding: Mixing, normaliser: Normaliser, sharpness: float | None) -> None:
+    if sharpness is not None:
+        raise ValueError(
+            f"sharpness is {sharpness}; accepted: None, since the heads of {encoding} mix all taps "
+            "and select no shift"
+        )
+    if not isinstance(normaliser, Softmax):
+        raise ValueError(
+            f"normaliser is {normaliser}; accepted: 'softmax', whose mixtures {encoding} is made of"
+        )
+
+
 def _at_the_border(
-    encoding: Encoding, boundary: Boundary | None, mode: str
+    encoding: Encoding, normaliser: Normaliser, boundary: Boundary | None, stencil: Stencil
 ) -> tuple[Encoding, Boundary]:
     """The encoding and the boundary, where None asks for the natural one if there is one."""
+    mode = stencil.border.mode
     natural = natural_encoding(encoding, mode)
+    if mode == "replicate" and getattr(normaliser, "vanishes", False):
+        natural = None  # a head whose target is beyond the edge sees nothing
+    bounded_reach = getattr(encoding, "bounded_reach", False)
+    if mode == "zeros" and bounded_reach and not stencil.geometry.reach_is_bounded:
+        natural = None
     if boundary is None:
         boundary = BOUNDARIES["padded" if natural is None else "natural"]
     if boundary.name != "natural":
@@ -210,7 +247,7 @@ def _at_the_border(
     if natural is None:
         raise ValueError(
             f"boundary is 'natural'; accepted: 'padded' or 'auto', since {encoding} has no natural "
-            f"border for padding_mode {mode!r}"
+            f"border for padding_mode {mode!r} with {normaliser}"
         )
     return natural, boundary
 
@@ -256,6 +293,7 @@ def _chosen(
     given: Any,
     named: Mapping[str, Part],
     protocol: type[Part] | None = None,
+    impossible: Mapping[str, str] = MappingProxyType({}),
 ) -> Part:
     """The part that a name stands for, or the given object itself if it has the protocol."""
     accepted = ", ".join(map(repr, named))
@@ -264,6 +302,8 @@ def _chosen(
     if isinstance(given, str):
         if given in named:
             return named[given]
+        if given in impossible:
+            raise ValueError(f"{argument} is {given!r}; accepted: {accepted}. {impossible[given]}")
         raise ValueError(f"{argument} is {given!r}; accepted: {accepted}")
     if protocol is not None and isinstance(given, protocol) and not isinstance(given, type):
         return given

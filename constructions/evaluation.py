@@ -10,7 +10,7 @@ from torch import Tensor
 from constructions.attention import Evaluation, MultiHeadSelfAttention
 from constructions.borders import padded
 from constructions.boundaries import View
-from constructions.encodings import Separable
+from constructions.encodings import Mixing, on_axes
 from constructions.formats import accumulator
 from constructions.normalisers import Softmax
 from constructions.stencil import convolve
@@ -47,7 +47,7 @@ class Dense:
         groups, width = layer.groups, channels // layer.groups
         grouped = seen.reshape(batch, heads, queries, groups, width).permute(3, 0, 2, 1, 4)
         concatenated = grouped.reshape(groups, batch * queries, heads * width)
-        mixing = layer.mixing(exact).movedim(1, 0).reshape(groups, heads * width, -1)
+        mixing = layer.head_mixing(view, exact).movedim(1, 0).reshape(groups, heads * width, -1)
         mixed = (concatenated @ mixing).reshape(groups, batch, queries, mixing.shape[-1])
         y = mixed.permute(1, 0, 3, 2).reshape(batch, groups * mixing.shape[-1], *view.queries.shape)
         if layer.bias is not None:
@@ -73,10 +73,15 @@ class Factored:
                 "content terms or per-head positional parameters are trained, or edited off the "
                 "structure that the heads share"
             )
-        if not isinstance(layer.encoding, Separable):
-            return f"the scores of {layer.encoding} are not known to be sums over axes"
+        if isinstance(layer.encoding, Mixing):
+            return f"the heads of {layer.encoding} mix all taps and share no operator"
+        by_axis = on_axes(layer.encoding, layer.geometry.dimension) is not None
         if layer.positional_sharpness is None:
-            return None
+            if by_axis or hasattr(layer.encoding, "theorem"):
+                return None
+            return f"{layer.encoding} names no theorem by which its heads are one-hot"
+        if not by_axis:
+            return f"the scores of {layer.encoding} are not known to be sums over axes"
         if not isinstance(layer.normaliser, Softmax):
             return f"the weights of {layer.normaliser} are not known to be products over axes"
         return None

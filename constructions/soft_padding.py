@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from constructions.encodings import Encoding, Separable
+from constructions.encodings import Encoding
 from constructions.formats import accumulator
 from constructions.lattice import Lattice, displacements, spread
 
@@ -43,36 +43,35 @@ class SoftPadding:
     @classmethod
     def of(
         cls,
-        encoding: Separable,
+        encoding: tuple[Encoding, ...],
         sharpness: Tensor | float,
         keys: Lattice,
         targets: Lattice,
         *,
+        gap: float,
         has_sink: bool,
         dtype: torch.dtype,
         exact: torch.dtype = torch.float64,
         device: torch.device | str | None = None,
     ) -> SoftPadding:
-        """P for a separable encoding.
+        """P for scores that are sums over axes.
 
         Args:
-            encoding: the encoding.
+            encoding: that of each axis.
             sharpness: the gap in score.
             keys: where the keys stand.
             targets: where the rows stand.
+            gap: the unit of the scores, that of the encoding as a whole.
             has_sink: whether there is a sink, at half the gap.
             dtype: of the result.
             exact: in which scores are formed.
             device: of the result.
         """
         d = keys.dimension
-        gap = encoding.gap(torch.zeros(1, d, dtype=exact), keys)
         scale = sharpness / gap
         factors, logs = [], []
-        for axis in range(d):
-            below, highest = _axis_scores(
-                encoding.on_axis(axis), keys.axis(axis), targets.axis(axis), exact, device
-            )
+        for axis, part in enumerate(encoding):
+            below, highest = _axis_scores(part, keys.axis(axis), targets.axis(axis), exact, device)
             scores = below * scale
             factors.append(scores.to(accumulator(dtype)).softmax(dim=-1).to(dtype))
             log = scores.logsumexp(dim=-1) + highest * scale

@@ -117,6 +117,15 @@ class Geometry:
         return beyond or max(self.pixel_spacing) > 1
 
     @property
+    def reach_is_bounded(self) -> bool:
+        """Whether targets leave the pixels by no more than shifts and spacing say.
+
+        An axis with one tap has a dilation, which lets torch append any number of outputs.
+        """
+        axes = zip(self.kernel_size, self.output_padding, self.pixel_spacing, strict=True)
+        return all(taps > 1 or extra < spacing for taps, extra, spacing in axes)
+
+    @property
     def pads_evenly(self) -> bool:
         """Whether the targets are the pixels with the same margin on both sides of each axis."""
         even = self.before == self.after and min(self.before) >= 0

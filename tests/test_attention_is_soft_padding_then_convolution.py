@@ -167,7 +167,10 @@ class Softmaxes:
         name = str(self.view.image.dtype).removeprefix("torch.")
         sink, shape = self.layer.has_sink, self.keys.shape
         score_error = ball(
-            self.layer.sharpness * relative_score_error(self.layer.encoding, self.keys)
+            self.layer.sharpness
+            * relative_score_error(
+                self.layer.encoding, torch.zeros(1, self.keys.dimension), self.keys
+            )
         )
         if way == "dense":
             together = math.prod(shape) + sink
@@ -881,7 +884,15 @@ def test_factors_are_banded_with_the_stated_width_and_hardly_less(
     n, before = data.draw(st.integers(1, 24)), data.draw(st.integers(0, 6))
     alpha = data.draw(sharpnesses() | st.floats(0.05, 5))
     keys, targets = Lattice((n,), (1,), (0,)), Lattice((n + 2 * before,), (1,), (-before,))
-    padding = SoftPadding.of(Quadratic(), alpha, keys, targets, has_sink=False, dtype=dtype)
+    padding = SoftPadding.of(
+        (Quadratic(),) * keys.dimension,
+        alpha,
+        keys,
+        targets,
+        gap=1.0,
+        has_sink=False,
+        dtype=dtype,
+    )
     (factor,) = padding.factors
     width = theory.band(alpha, Softmax().one_hot_gap(dtype))
     t = targets.positions()[:, 0]
@@ -905,7 +916,15 @@ def test_factors_are_banded_with_the_stated_width_and_hardly_less(
 @control
 def test_narrower_band_is_rejected() -> None:
     keys = Lattice((40,), (1,), (0,))
-    padding = SoftPadding.of(Quadratic(), 1.0, keys, keys, has_sink=False, dtype=torch.float32)
+    padding = SoftPadding.of(
+        (Quadratic(),) * keys.dimension,
+        1.0,
+        keys,
+        keys,
+        gap=1.0,
+        has_sink=False,
+        dtype=torch.float32,
+    )
     distance = (torch.arange(40) - torch.arange(40)[:, None]).abs()
     assert theory.band(1.0, Softmax().one_hot_gap(torch.float32)) == 10
     assert not padding.factors[0][distance > 10].any()

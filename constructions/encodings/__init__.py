@@ -1,0 +1,63 @@
+"""Encodings: what a relative position looks like to a head, and how a head names its shift."""
+
+from collections.abc import Mapping
+
+from constructions.encodings.absolute import Absolute
+from constructions.encodings.circle import Circle
+from constructions.encodings.flattened import Flattened
+from constructions.encodings.gaussian import Gaussian
+from constructions.encodings.impossible import IMPOSSIBLE, IMPOSSIBLE_NORMALISERS, Alibi
+from constructions.encodings.periodic import Periodic
+from constructions.encodings.protocol import (
+    Encoding,
+    Mixing,
+    farthest,
+    on_axes,
+    relative_score_error,
+)
+from constructions.encodings.quadratic import Quadratic
+from constructions.encodings.rotary import Rotary
+from constructions.encodings.scalar import Scalar
+from constructions.encodings.tables import BiasTable, RowColumn, T5Buckets
+from constructions.encodings.window import Window
+
+__all__ = [
+    "ENCODINGS",
+    "IMPOSSIBLE",
+    "IMPOSSIBLE_NORMALISERS",
+    "Absolute",
+    "Alibi",
+    "BiasTable",
+    "Circle",
+    "Encoding",
+    "Flattened",
+    "Gaussian",
+    "Mixing",
+    "Periodic",
+    "Quadratic",
+    "Rotary",
+    "RowColumn",
+    "Scalar",
+    "T5Buckets",
+    "Window",
+    "farthest",
+    "on_axes",
+    "relative_score_error",
+]
+
+ENCODINGS: Mapping[str, Encoding] = {
+    "quadratic": Quadratic(),
+    "absolute_quadratic": Absolute(Quadratic()),
+    "gaussian": Gaussian(),
+    "flattened": Flattened(),
+    "circle": Circle(),
+    "bias_table": BiasTable(),
+    "row_column": RowColumn(),
+    "t5": T5Buckets(),
+    "rotary": Rotary(),
+    "sinusoidal": Absolute(Rotary()),
+    "periodic": Periodic(),
+    "scalar": Scalar(),
+    "alibi": Alibi(),
+    "causal_alibi": Alibi(causal=True),
+}

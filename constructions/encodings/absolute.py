@@ -1,0 +1,69 @@
+"""Absolute encodings: keys are encoded by where they stand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from constructions.encodings.protocol import Encoding
+from constructions.lattice import Lattice
+
+
+@dataclass(frozen=True)
+class Absolute:
+    """An encoding seen from the first pixel: the same scores, of absolute positions.
+
+    `r_k` stands for `r_δ`, and the query names its target, v(q + Δ) for v(Δ): one dot product of a
+    feature of the key and one of the query, as stock attention has it. Where the score of the
+    encoding depends on δ - Δ alone, up to a constant of the row, the weights are the same. Theorem:
+    `absolute_scores_select_the_same_shift`.
+
+    Args:
+        relative: the encoding, of such scores.
+    """
+
+    relative: Encoding
+
+    theorem = "absolute_scores_select_the_same_shift"
+    absolute = True
+
+    @property
+    def crowded(self) -> bool:
+        """As in the relative encoding: the scores are the same."""
+        return bool(getattr(self.relative, "crowded", True))
+
+    @property
+    def bounded_reach(self) -> bool:
+        """As in the relative encoding."""
+        return bool(getattr(self.relative, "bounded_reach", False))
+
+    @property
+    def natural_borders(self) -> Mapping[str, Encoding | None]:
+        """Those of the relative encoding; a circle is made of relative positions alone."""
+        borders: Mapping[str, Any] = getattr(self.relative, "natural_borders", {})
+        return {
+            mode: self if encoding == self.relative else encoding
+            for mode, encoding in borders.items()
+        }
+
+    def on_axis(self, axis: int) -> Encoding | None:
+        """That of the relative encoding."""
+        on_axis = getattr(self.relative, "on_axis", None)
+        part: Encoding | None = None if on_axis is None else on_axis(axis)
+        return part
+
+    def encode(self, displacements: Tensor, shifts: Tensor, grid: Lattice) -> tuple[Tensor, Tensor]:
+        """Features of positions and queries of targets; see `Encoding.encode`."""
+        return self.relative.encode(displacements, shifts, grid)
+
+    def gap(self, shifts: Tensor, grid: Lattice) -> float:
+        """That of the relative encoding."""
+        return self.relative.gap(shifts, grid)
+
+    def score_error(self, shifts: Tensor, grid: Lattice) -> float:
+        """That of the relative encoding, which has to cover positions too."""
+        error = getattr(self.relative, "score_error", None)
+        return 0.0 if error is None else float(error(shifts, grid))

@@ -1,0 +1,96 @@
+"""What cannot express convolution: ALiBi beyond 1 x 1 kernels, and what has no encoding at all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from constructions.encodings.protocol import Encoding
+from constructions.lattice import Lattice
+
+TIES = "ties_cannot_express_convolution"
+LOW_RANK = "low_rank_attention_cannot_express_convolution"
+
+IMPOSSIBLE: Mapping[str, str] = {
+    "none": (
+        "without positions all keys but the query's own tie, and only 1 x 1 kernels and the mean "
+        f"over all keys come out (theorem `{TIES}`)"
+    ),
+}
+"""Names that `attention_from_conv` may meet as an encoding, and why none is built for them."""
+
+_RANK = (
+    "the weights of a head have a rank of at most its number of features, and a shift has the rank "
+    f"of the number of pixels that it moves (theorem `{LOW_RANK}`)"
+)
+IMPOSSIBLE_NORMALISERS: Mapping[str, str] = {
+    "linear": f"attention that is linear in the features of its keys is low-rank: {_RANK}",
+    "kernel": f"weights that are inner products of finitely many features are low-rank: {_RANK}",
+    "low_rank": f"keys projected to fewer rows give low-rank weights: {_RANK}",
+}
+"""Names that `attention_from_conv` may meet as a normaliser, and why none is built for them."""
+
+
+@dataclass(frozen=True)
+class Alibi:
+    """Scores that fall with the distance, as in ALiBi: a head attends to its query's own pixel.
+
+    `r_δ = |δ_1| + ... + |δ_d|` and v = -1, D_p = 1. The slope is the sharpness. The gap is 1 for a
+    shift of 0. Every other shift ties with its mirror image, so that 1 x 1 kernels alone are
+    expressed. Theorem: `ties_cannot_express_convolution`. Source: arXiv 2108.12409, whose keys
+    after the query are masked.
+
+    Args:
+        causal: whether keys after the query are masked, in one dimension.
+
+    Raises:
+        TypeError: causal is not a bool.
+    """
+
+    causal: bool = False
+
+    theorem = TIES
+    crowded = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.causal, bool):
+            raise TypeError(f"causal is {self.causal!r}; accepted: True or False")
+
+    def on_axis(self, axis: int) -> Alibi | None:
+        """Itself, a sum over axes; None if causal, where rows without any key can stand."""
+        return None if self.causal else self
+
+    @property
+    def natural_borders(self) -> Mapping[str, Encoding]:
+        """The nearest pixel of a query beyond the edge is on the edge; a mask may hide it."""
+        return {} if self.causal else {"replicate": self}
+
+    def encode(self, displacements: Tensor, shifts: Tensor, grid: Lattice) -> tuple[Tensor, Tensor]:
+        """Features (M, 1) and queries (H, 1); see `Encoding.encode`."""
+        features = displacements.abs().sum(dim=-1, keepdim=True)
+        if self.causal:
+            after = (displacements > 0).any(dim=-1, keepdim=True)
+            features = features.masked_fill(after, math.inf)
+        return features, shifts.new_full((len(shifts), 1), -1.0)
+
+    def gap(self, shifts: Tensor, grid: Lattice) -> float:
+        """1 for shifts of 0: another integer point is at a distance of at least 1.
+
+        Raises:
+            ValueError: a shift is not 0, or causal scores in more than one dimension.
+        """
+        if self.causal and grid.dimension > 1:
+            raise ValueError(
+                f"encoding is {self} in {grid.dimension} dimensions; accepted: a convolution in "
+                "one dimension, since only there keys come after each other"
+            )
+        if bool(shifts.any()):
+            reason = "fall with every step back" if self.causal else "are those of its mirror image"
+            raise ValueError(
+                f"encoding is {self}, whose scores at a shift {reason}; accepted: it selects the "
+                f"shift 0 alone, a kernel of one pixel without an offset (theorem `{self.theorem}`)"
+            )
+        return 1.0

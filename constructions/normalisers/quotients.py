@@ -1,0 +1,150 @@
+"""Quotients: normalisers that divide by a sum, so that rows sum to 1 and zeros take a sink."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from constructions.formats import accumulator, unit_roundoff
+from constructions.normalisers.protocol import GAP_MARGIN, check_number, underflow
+
+
+@dataclass(frozen=True)
+class Softmax:
+    """Softmax, the normaliser of the paper.
+
+    Over the reals it is never one-hot; in floating point it is, from a finite gap on. Theorem:
+    `saturated_softmax_is_one_hot`.
+    """
+
+    shift_invariant: ClassVar[bool] = True
+
+    def __call__(self, scores: Tensor) -> Tensor:
+        """Softmax over the last axis."""
+        return scores.softmax(dim=-1)
+
+    def one_hot_gap(self, dtype: torch.dtype) -> float:
+        """Θ = ln(2/η), η the smallest subnormal of `dtype`, enlarged by what rounding can take.
+
+        Scores and exponentials run in the accumulator of `dtype`, u its unit roundoff. A score is
+        rounded twice, to float64 and to the accumulator, which shrinks it by a factor of at least
+        1 - 2u; the exponential raises a weight by a factor of at most 1 + 40u, and neither the
+        normalisation nor the cast raises it. A weight of at most η/2 is stored as 0.
+        """
+        u = unit_roundoff(accumulator(dtype))
+        return underflow(dtype) / (1 - 2 * u) * (1 + 2**-46)
+
+
+@dataclass(frozen=True)
+class Entmax:
+    """Entmax of order a: one-hot, over the reals too, exactly from the gap 1 / (a - 1) on.
+
+    Weights are max(0, (a - 1) score - τ)^(1 / (a - 1)), with τ such that they sum to 1. Order 2 is
+    sparsemax, the nearest point of the simplex; towards order 1 it becomes softmax, and with
+    growing order the hard maximum. Source: arXiv:1602.02068, arXiv:1905.05702. Theorem:
+    `normalisers_are_one_hot_from_their_gap`.
+
+    Below the gap a weight has the error of rounded scores, which orders above 2 amplify: there an
+    error ε of a score can become ε^(1 / (a - 1)).
+
+    Args:
+        alpha: the order a, above 1 and at most 1024.
+    """
+
+    alpha: float
+
+    shift_invariant: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Check the order.
+
+        Raises:
+            TypeError: alpha is not a number.
+            ValueError: alpha is out of range.
+        """
+        check_number("alpha", self.alpha)
+        if not 1 < self.alpha <= 1024:
+            raise ValueError(
+                f"alpha is {self.alpha}; accepted: a number above 1 and at most 1024 (order 1 is "
+                "'softmax', and the limit of large orders 'top1')"
+            )
+
+    def __call__(self, scores: Tensor) -> Tensor:
+        """Entmax over the last axis."""
+        weights: Tensor = _Entmax.apply(scores, float(self.alpha))  # type: ignore[no-untyped-call]
+        return weights
+
+    def one_hot_gap(self, dtype: torch.dtype) -> float:
+        """1 / (a - 1), enlarged by what the rounding of a score and of its product can take."""
+        u = unit_roundoff(accumulator(dtype))
+        return (1 + GAP_MARGIN * u) / (float(self.alpha) - 1)
+
+
+class _Entmax(torch.autograd.Function):
+    """Entmax and its derivative, which is a function of the weights alone."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(scores: Tensor, alpha: float) -> Tensor:
+        """Finds the threshold t, bit by bit.
+
+        With heights h = max(0, 1 + (a - 1)(score - highest)) and r = 1 / (a - 1) the weights are
+        max(0, h - t)^r, 0 <= t < 1. No bit is kept with which they sum to less than 1, so that the
+        last division is by 1 or more; and a height of 0 has weight 0 whatever t is.
+        """
+        power = 1 / (alpha - 1)
+        below_highest = scores - scores.amax(dim=-1, keepdim=True)
+        heights = (1 + (alpha - 1) * below_highest).relu()
+        threshold = torch.zeros_like(heights[..., :1])
+        for bit in range(1, bits(scores.dtype) + 4):
+            higher = threshold + 2.0**-bit
+            total = (heights - higher).relu().pow(power).sum(dim=-1, keepdim=True)
+            threshold = torch.where(total >= 1, higher, threshold)
+        parts = (heights - threshold).relu().pow(power)
+        return parts / parts.sum(dim=-1, keepdim=True)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
+        """Keep the weights."""
+        ctx.save_for_backward(output)
+        ctx.alpha = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """diag(s) - s s^T / Σs for the slopes s = weight^(2 - a), 0 where the weight is 0."""
+        (weights,) = ctx.saved_tensors
+        kept = weights > 0
+        slopes = torch.where(kept, weights, 1).pow(2 - ctx.alpha) * kept
+        mean = (slopes * gradient).sum(dim=-1, keepdim=True) / slopes.sum(dim=-1, keepdim=True)
+        return slopes * (gradient - mean), None
+
+
+@dataclass(frozen=True)
+class Top1:
+    """The hard maximum: one-hot from every positive gap on. Its derivative is 0.
+
+    Keys that tie share the attention evenly, as they must if a permutation of the keys is to
+    permute the weights. Theorem: `normalisers_are_one_hot_from_their_gap`.
+    """
+
+    shift_invariant: ClassVar[bool] = True
+
+    def __call__(self, scores: Tensor) -> Tensor:
+        """1 over the number of keys that have the highest score of the row, 0 elsewhere."""
+        # A sign has a derivative, 0, where a comparison has none.
+        highest = 1 + (scores - scores.amax(dim=-1, keepdim=True)).sign()
+        return highest / highest.sum(dim=-1, keepdim=True)
+
+    def one_hot_gap(self, dtype: torch.dtype) -> float:
+        """2^-64: any positive gap would do; at this one no score underflows on its way."""
+        return 2.0**-64
+
+
+def bits(dtype: torch.dtype) -> int:
+    """p, the significant bits of a format."""
+    return 1 - round(math.log2(torch.finfo(dtype).eps))

@@ -1,0 +1,116 @@
+"""Every encoding with every normaliser, convolution and border; and the page that shows it.
+
+Evidence for T16, at saturation bit for bit, and for T7, at any sharpness. The counts on the page
+change with the version of Hypothesis; that they are there, and the rest of the page, may not.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from constructions import attention_from_conv, certify
+from constructions.encodings import ENCODINGS, IMPOSSIBLE, IMPOSSIBLE_NORMALISERS, Mixing
+from constructions.formats import FORMATS
+from constructions.normalisers import NORMALISERS
+from tests.encodings import PAGE, PAIRS, ROWS, Pair, cases, check, is_built, page, refusal, tally
+from tests.ledger import record
+from tests.strategies import LAYERS, PADDING_MODES, Case, real_cases, sharpnesses
+
+TEXT = PAGE.read_text(encoding="utf-8")
+every_pair = pytest.mark.parametrize("pair", PAIRS, ids=[" and ".join(pair) for pair in PAIRS])
+
+
+def shown(pair: Pair) -> str:
+    """The cell of a pair in the page's table of comparisons."""
+    titles = next(line for line in TEXT.splitlines() if line.startswith("| |"))
+    column = titles.split("|").index(f" `{pair[1]}` ")
+    row = [line for line in TEXT.splitlines() if line.startswith(f"| `{pair[0]}` |")][-1]
+    return row.split("|")[column].strip()
+
+
+@pytest.mark.evidence("normalisers_are_one_hot_from_their_gap", "exact")
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@given(data=st.data())
+def test_layer_is_the_convolution_or_is_refused_with_its_reason(
+    encoding: str, data: st.DataObject
+) -> None:
+    pair = (encoding, data.draw(st.sampled_from(sorted(NORMALISERS))))
+    check(pair, data.draw(cases(pair)), record)
+
+
+@pytest.mark.evidence("normalisers_are_one_hot_from_their_gap", "exact")
+@every_pair
+def test_cell_is_filled_by_a_run_and_on_the_page(pair: Pair) -> None:
+    cell = shown(pair).replace(",", "")
+    if is_built(pair):
+        assert tally(pair, record) > 0
+        assert int(cell) > 0
+    else:
+        assert cell == "—"
+
+
+def test_page_is_what_the_program_writes() -> None:
+    counts = {pair: int(shown(pair).replace(",", "").replace("—", "0")) for pair in PAIRS}
+    assert page(counts) == TEXT, "run python -m tests.encodings --write"
+
+
+def test_page_describes_every_encoding() -> None:
+    assert set(ROWS) == set(ENCODINGS)
+
+
+@pytest.mark.evidence("layer_error_is_certified", "property")
+@pytest.mark.parametrize("encoding", [n for n, e in ENCODINGS.items() if not isinstance(e, Mixing)])
+@given(data=st.data())
+def test_certificate_holds_at_any_sharpness(encoding: str, data: st.DataObject) -> None:
+    dtype = data.draw(st.sampled_from(FORMATS))
+    case: Case = data.draw(real_cases(dtype, LAYERS, PADDING_MODES))
+    assume(refusal((encoding, "softmax"), case) is None)
+    layer = attention_from_conv(
+        case.conv,
+        encoding=encoding,
+        sharpness=data.draw(sharpnesses()),
+        boundary=data.draw(st.sampled_from(["auto", "padded"])),
+        evaluation=data.draw(st.sampled_from(["auto", "dense"])),
+    )
+    certificate = certify(layer, case.conv, case.x, output_size=case.output_size)
+    record(ratio=certificate.ratio, dtype=dtype)
+    assert certificate.holds, (layer, certificate)
+
+
+REASONS: list[tuple[str, str, str]] = [
+    *(("encoding", name, reason) for name, reason in IMPOSSIBLE.items()),
+    *(("normaliser", name, reason) for name, reason in IMPOSSIBLE_NORMALISERS.items()),
+]
+
+
+@pytest.mark.parametrize(
+    ("argument", "name", "reason"), REASONS, ids=[f"{a}={n}" for a, n, _ in REASONS]
+)
+def test_what_cannot_express_convolution_is_refused_by_its_theorem(
+    argument: str, name: str, reason: str
+) -> None:
+    import theory
+
+    options: dict[str, Any] = {argument: name}
+    with pytest.raises(ValueError, match=f"{argument} is '{name}'") as raised:
+        attention_from_conv(torch.nn.Conv2d(1, 1, 3), **options)
+    assert reason in str(raised.value)
+    assert any(module.THEOREM.slug in reason for module in theory.theorems())
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_encoding_names_the_theorem_that_proves_its_gap(encoding: str) -> None:
+    import theory
+
+    slugs = [module.THEOREM.slug for module in theory.theorems()]
+    assert getattr(ENCODINGS[encoding], "theorem", None) in slugs
+
+
+def test_names_of_what_can_and_what_cannot_are_apart() -> None:
+    assert not ENCODINGS.keys() & IMPOSSIBLE.keys()
+    assert not NORMALISERS.keys() & IMPOSSIBLE_NORMALISERS.keys()
