@@ -315,10 +315,9 @@ class MultiHeadSelfAttention(nn.Module):
         trained = self.value.requires_grad or self.output.requires_grad
         if self._has_no_values or (torch.is_grad_enabled() and trained):
             return value @ output
-        identity = torch.eye(value.shape[-1], dtype=dtype, device=value.device)
-        if value.shape[-1] == output.shape[-1] and bool((output == identity).all()):
+        if _is_identity(output):
             return value
-        if value.shape[-2] == value.shape[-1] and bool((value == identity).all()):
+        if _is_identity(value):
             return output
         return value @ output
 
@@ -547,6 +546,14 @@ def _position_dtype(device: torch.device | str | None) -> torch.dtype:
     """float64, in which integers are exact to 2^53, except where the device has none."""
     on_mps = device is not None and torch.device(device).type == "mps"
     return torch.float32 if on_mps else torch.float64
+
+
+def _is_identity(matrices: Tensor) -> bool:
+    """Whether all of (..., n, m) are identity matrices; reads them once, and makes none."""
+    if matrices.shape[-1] != matrices.shape[-2]:
+        return False
+    diagonal = matrices.diagonal(dim1=-2, dim2=-1)
+    return bool((diagonal == 1).all()) and int(matrices.count_nonzero()) == diagonal.numel()
 
 
 def _meet(points: Tensor, others: Tensor) -> Tensor:
