@@ -7,7 +7,6 @@ attention is enough: one constant key and one value for all heads, a query for e
 import math
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,11 +18,10 @@ from torch import Tensor, nn
 
 from constructions.normalisers import Softmax
 from tests.ledger import record
+from tests.libraries import imported
 from tests.oracle import convolve_module, exact_error, numbers
 from theory import resonances
 from theory.theta import ball, precision
-
-llama: Any = pytest.importorskip("transformers.models.llama.modeling_llama")
 
 SLUG = "rotations_select_shifts_without_resonance"
 exact = pytest.mark.evidence(SLUG, "exact")
@@ -48,6 +46,7 @@ class Stock:
     @classmethod
     def of(cls, width: int, heads: int) -> "Stock":
         """With random weights."""
+        llama = imported("transformers.models.llama.modeling_llama")
         config = llama.LlamaConfig(
             hidden_size=width,
             num_attention_heads=heads,

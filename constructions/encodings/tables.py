@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import torch
@@ -65,7 +65,10 @@ class RowColumn:
         """Features (M, D_p) and queries (H, D_p); see `Encoding.encode`."""
         features, queries = [], []
         for axis in range(shifts.shape[-1]):
-            values = torch.unique(shifts[:, axis])
+            # One shift is its own value: traced code cannot tell how many distinct ones there are.
+            values = shifts[:, axis]
+            if len(values) > 1:
+                values = torch.unique(values)
             features.append(_one_hot(displacements[:, axis], values))
             queries.append(_one_hot(shifts[:, axis], values))
         return torch.cat(features, dim=-1), torch.cat(queries, dim=-1)
@@ -92,6 +95,9 @@ class T5Buckets:
         max_distance: from which all displacements share the last bucket of their side; more than
             a quarter of num_buckets.
 
+    Attributes:
+        starts: the distances at which buckets 1, 2, … of a side begin.
+
     Raises:
         TypeError: an argument is not an integer.
         ValueError: an argument is out of its range.
@@ -99,6 +105,7 @@ class T5Buckets:
 
     num_buckets: int = 32
     max_distance: int = 128
+    starts: tuple[int, ...] = field(init=False, repr=False, compare=False)
 
     theorem = THEOREM
     crowded = True
@@ -115,18 +122,8 @@ class T5Buckets:
                 f"max_distance is {self.max_distance}; accepted: more than {self._exact}, the "
                 "number of distances that have a bucket of their own"
             )
-
-    @property
-    def _exact(self) -> int:
-        """m: how many distances of each side have a bucket of their own by definition."""
-        return self.num_buckets // 2 // 2
-
-    def starts(self) -> tuple[int, ...]:
-        """The distances at which buckets 1, 2, … of a side begin, in exact arithmetic.
-
-        Bucket m + j begins at the least n with L log(n/m) >= j log(max_distance/m), which is
-        n^L >= max_distance^j m^(L - j): logarithms are of no need, nor their rounding.
-        """
+        # Bucket m + j begins at the least n with L log(n/m) >= j log(max_distance/m), which is
+        # n^L >= max_distance^j m^(L - j): no logarithm is formed, and none rounded.
         m = self._exact
         wide = self.num_buckets // 2 - m
         distances = range(self.max_distance + 1)
@@ -134,18 +131,23 @@ class T5Buckets:
             bisect_left(distances, self.max_distance**j * m ** (wide - j), key=lambda n: n**wide)
             for j in range(1, wide)
         )
-        return (*range(1, m + 1), *geometric)
+        object.__setattr__(self, "starts", (*range(1, m + 1), *geometric))
+
+    @property
+    def _exact(self) -> int:
+        """m: how many distances of each side have a bucket of their own by definition."""
+        return self.num_buckets // 2 // 2
 
     def buckets(self, displacements: Tensor) -> Tensor:
         """The bucket of every displacement, int64; those of δ > 0 come second."""
-        starts = displacements.new_tensor(self.starts())
+        starts = displacements.new_tensor(self.starts)
         of_side = (displacements.abs().unsqueeze(-1) >= starts).sum(dim=-1)
         return of_side + (displacements > 0) * (self.num_buckets // 2)
 
     def is_alone(self, shift: int) -> bool:
         """Whether a displacement is the only integer in its bucket."""
-        edges = (0, *self.starts())
-        return (abs(shift), abs(shift) + 1) in pairwise(sorted(set(edges)))
+        edges = sorted({0, *self.starts})
+        return (abs(shift), abs(shift) + 1) in pairwise(edges)
 
     def encode(self, displacements: Tensor, shifts: Tensor, grid: Lattice) -> tuple[Tensor, Tensor]:
         """Features (M, num_buckets) and queries (H, num_buckets); see `Encoding.encode`."""

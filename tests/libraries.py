@@ -1,0 +1,39 @@
+"""Layers that people use, from the libraries that have them, unmodified."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+
+_declared: list[Any] = []  # operators live as long as the library that has them
+
+
+@cache
+def imported(module: str) -> Any:
+    """A module of timm or transformers, both of which import torchvision where it is installed.
+
+    The torchvision of PyPI is built for CUDA. Beside a CPU torch its operators do not load, and its
+    import ends where it describes two of them. Nothing here calls them: they are declared. The
+    test is skipped where the package is not installed.
+    """
+    package = module.partition(".")[0]
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed; the extra `test` brings it")
+    if importlib.util.find_spec("torchvision") is not None:
+        try:
+            importlib.import_module("torchvision")
+        except RuntimeError as error:
+            if "torchvision::nms does not exist" not in str(error):
+                raise
+            library: Any = torch.library.Library
+            _declared.append(library("torchvision", "DEF"))
+            for name in ("nms", "qnms"):
+                _declared[-1].define(
+                    f"{name}(Tensor dets, Tensor scores, float threshold) -> Tensor"
+                )
+    return importlib.import_module(module)
