@@ -294,7 +294,7 @@ class MultiHeadSelfAttention(nn.Module):
             self.sharpness_in(view.image.dtype),
             keys,
             view.targets,
-            gap=self.encoding.gap(self._shifts(), keys),
+            gap=self._gap(keys.shape, keys.spacing, keys.origin),
             has_sink=self.has_sink,
             dtype=view.image.dtype,
             exact=_position_dtype(self.value.device),
@@ -437,6 +437,11 @@ class MultiHeadSelfAttention(nn.Module):
         """The heads' shifts, (H, d), in the format that positions are computed in."""
         return self.positional_shift.detach().to(_position_dtype(self.value.device))
 
+    @torch.compiler.assume_constant_result
+    def _gap(self, *keys: tuple[int, ...]) -> float:
+        """The gap of the heads' shifts: a constant of traced code, which the lattice of keys is of."""
+        return self.encoding.gap(self._shifts(), Lattice(*keys))
+
     def _rows_below_target(self, view: View) -> Iterator[Tensor]:
         """For each head v^T Ŵ_key^T r less that at its shift, in units of the gap: (Q, K)."""
         exact, device = _position_dtype(self.value.device), self.value.device
@@ -468,7 +473,8 @@ class MultiHeadSelfAttention(nn.Module):
 
         A head's score at its own shift is 0; for a shift-invariant normaliser, each row's highest.
         """
-        gap = self.encoding.gap(self._shifts(), self.boundary_rule.keys(view))
+        keys = self.boundary_rule.keys(view)
+        gap = self._gap(keys.shape, keys.spacing, keys.origin)
         # The scores of heads that mix are what they are: no gap is to be widened.
         mixes = isinstance(self.encoding, Mixing)
         scale = 1.0 if mixes else self.sharpness_in(view.image.dtype) / gap

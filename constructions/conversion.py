@@ -53,8 +53,10 @@ def attention_from_conv(
     Args:
         conv: any `nn.Conv1d/2d/3d` or `nn.ConvTranspose1d/2d/3d`, or `nn.AvgPool1d/2d/3d`; left as
             it is. A pooling has no dtype: its layer is float32 until it is moved.
-        encoding: "quadratic", or an object with `encode` and `gap`.
-        normaliser: "softmax", or an object that is called on scores and has `one_hot_gap`.
+        encoding: a name of `ENCODINGS`, such as "quadratic", "gaussian", "circle", "rotary" or
+            "scalar" (docs/encodings.md), or an object with `encode` and `gap`.
+        normaliser: a name of `NORMALISERS`, such as "softmax", "sparsemax" or "relu", or an object
+            that is called on scores and has `one_hot_gap`.
         sharpness: the gap in score between a head's shift and any other displacement, for the
             quadratic encoding the paper's alpha. None for the gap from which the weights are
             exactly one-hot in the layer's dtype, found anew whenever that dtype changes.
@@ -71,7 +73,8 @@ def attention_from_conv(
     Raises:
         TypeError: conv is not a convolution of torch's own, or is hooked, parametrised, lazy or
             complex; an argument has the wrong type.
-        ValueError: an unsupported dtype, an unknown name, a sharpness that is not positive and
+        ValueError: an unsupported dtype, an unknown name, an encoding or a normaliser that cannot
+            express the convolution (with the theorem that says so), a sharpness that is not positive and
             finite, no sharpness where the normaliser is never one-hot, or an explicit boundary
             or evaluation that does not apply.
     """

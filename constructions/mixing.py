@@ -7,7 +7,6 @@ the theorem `one_dimension_expresses_every_convolution`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -59,31 +58,29 @@ def mixing_bound(comparison: Comparison, layer: MultiHeadSelfAttention) -> tuple
     stored = layer.mixing(DOUBLE).detach().cpu()
     matrices = _Matrices.of(mixtures, stencil.matrices, stored, dtype)
 
-    taps, groups, width, columns = stencil.matrices.shape
-    batch, terms = len(values), len(mixtures.gains) * width
+    taps, groups, width, _ = stencil.matrices.shape
+    terms = len(mixtures.gains) * width
+    by_group = (len(mixtures.gains), len(values), groups, width, view.queries.size)
     largest = values.flatten(2).amax(dim=-1, keepdim=True)
     lost = 2 * smallest_normal(DOUBLE) * largest + smallest_subnormal(DOUBLE)
-    error = torch.zeros(batch, groups, columns, view.queries.size, dtype=DOUBLE)
-    size = torch.zeros_like(error)
-    for head, seen in enumerate(mixtures.seen(values)):
-        seen = seen + keys.size * lost
-        noise = head_rounding(
-            seen,
-            largest,
-            float(keys.size),
-            (keys.size,),
-            dtype,
-            score_error=mixtures.score_error,
-        )
-        # (21): (P + D)(S + n) - P S = (P + D) n + D S
-        seen, noise = (part.reshape(batch, groups, width, -1) for part in (seen, noise))
-        applied = matrices.applied[head] + matrices.error[head]
-        error += _summed(applied, noise) + _summed(matrices.error[head], seen)
-        error += matrices.evaluated * _summed(matrices.magnitude[head], seen)
-        size += _summed(applied, seen + noise)
+    seen = mixtures.seen(values) + keys.size * lost
+    noise = head_rounding(
+        seen,
+        largest,
+        float(keys.size),
+        (keys.size,),
+        dtype,
+        score_error=mixtures.score_error,
+    )
+    # (21): (P + D)(S + n) - P S = (P + D) n + D S
+    seen, noise = seen.reshape(by_group), noise.reshape(by_group)
+    applied = matrices.applied + matrices.error
+    error = _summed(applied, noise) + _summed(matrices.error, seen)
+    size = _summed(applied, seen + noise)
     # (22): what the rounded coefficients leave of other taps and keys.
-    for tap, missed in enumerate(mixtures.missed(values)):
-        error += _summed(stencil.matrices[tap].abs(), missed.reshape(batch, groups, width, -1))
+    missed = mixtures.missed(values).reshape(taps, *by_group[1:])
+    error = error + _summed(stencil.matrices.abs(), missed)
+    error = error + matrices.evaluated * _summed(matrices.magnitude, seen)
 
     # (23): the sum over heads and channels, and the output.
     bias = 0.0 if stencil.bias is None else stencil.bias.abs().reshape(groups, -1, 1)
@@ -154,18 +151,18 @@ class _Mixtures:
             score_error=float(score_error(shifts, keys)),
         )
 
-    def seen(self, values: Tensor) -> Iterator[Tensor]:
-        """What each head sees of the values, (batch, D_in, Q)."""
+    def seen(self, values: Tensor) -> Tensor:
+        """What each head sees of the values: (H, batch, D_in, Q)."""
         return self._sums(self.exponentials / self.gains.unsqueeze(-1), values)
 
-    def missed(self, values: Tensor) -> Iterator[Tensor]:
-        """What each tap has too much or too little, for values of one sign: (batch, D_in, Q)."""
+    def missed(self, values: Tensor) -> Tensor:
+        """What each tap has too much or too little of values of one sign: (N, batch, D_in, Q)."""
         return self._sums(self.residual.abs(), values)
 
-    def _sums(self, tables: Tensor, values: Tensor) -> Iterator[Tensor]:
+    def _sums(self, tables: Tensor, values: Tensor) -> Tensor:
         columns = values.flatten(2).transpose(1, 2)
-        for table in tables:
-            yield (spread(table, self.keys, self.queries) @ columns).transpose(1, 2)
+        rows = spread(tables, self.keys, self.queries).unsqueeze(1)
+        return (rows @ columns).transpose(2, 3)
 
 
 @dataclass(frozen=True)
@@ -203,7 +200,7 @@ class _Matrices:
         # Stored in the layer's dtype, to which torch goes by way of float32; or moved since.
         single = unit_roundoff(torch.float32)
         most = (max(unit_roundoff(dtype), single) + single) * (size + summed)
-        most = most + smallest_subnormal(dtype)
+        most = most + max(smallest_subnormal(dtype), smallest_subnormal(torch.float32))
         wrong = torch.minimum((stored - spelt).abs(), most).nan_to_num(math.inf) + 2 * summed
 
         u, cast = unit_roundoff(DOUBLE), unit_roundoff(sums)
@@ -223,5 +220,5 @@ class _Matrices:
 
 
 def _summed(matrices: Tensor, seen: Tensor) -> Tensor:
-    """(G, D_in / G, D_out / G) applied to (batch, G, D_in / G, Q)."""
-    return torch.einsum("gio,ngiq->ngoq", matrices, seen)
+    """(H, G, D_in / G, D_out / G) applied to (H, batch, G, D_in / G, Q), and summed over H."""
+    return torch.einsum("hgio,hngiq->ngoq", matrices, seen)

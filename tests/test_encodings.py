@@ -1,6 +1,7 @@
 """Every encoding with every normaliser, convolution and border; and the page that shows it.
 
-Evidence for T16, at saturation bit for bit, and for T7, at any sharpness. The counts on the page
+Evidence for T16, at saturation bit for bit, and for T7, at any sharpness; and of the scores
+that factor for T4. The counts on the page
 change with the version of Hypothesis; that they are there, and the rest of the page, may not.
 """
 
@@ -12,10 +13,20 @@ import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from constructions import attention_from_conv, certify
-from constructions.encodings import ENCODINGS, IMPOSSIBLE, IMPOSSIBLE_NORMALISERS, Mixing
+from constructions.encodings import (
+    ENCODINGS,
+    IMPOSSIBLE,
+    IMPOSSIBLE_NORMALISERS,
+    Encoding,
+    Gaussian,
+    Mixing,
+    on_axes,
+)
 from constructions.formats import FORMATS
+from constructions.lattice import Lattice, displacements
 from constructions.normalisers import NORMALISERS
 from tests.encodings import PAGE, PAIRS, ROWS, Pair, cases, check, is_built, page, refusal, tally
 from tests.ledger import record
@@ -114,3 +125,56 @@ def test_encoding_names_the_theorem_that_proves_its_gap(encoding: str) -> None:
 def test_names_of_what_can_and_what_cannot_are_apart() -> None:
     assert not ENCODINGS.keys() & IMPOSSIBLE.keys()
     assert not NORMALISERS.keys() & IMPOSSIBLE_NORMALISERS.keys()
+
+
+# Which encodings factor ---------------------------------------------------------------------------
+
+
+def below_peak(encoding: Encoding, places: Tensor, shifts: Tensor, grid: Lattice) -> Tensor:
+    """Scores at all places, less those at the shifts, (H, M)."""
+    features, queries = encoding.encode(torch.cat([places, shifts]), shifts, grid)
+    scores = queries @ features.T
+    return scores[:, : len(places)] - scores[:, len(places) :].diagonal().unsqueeze(-1)
+
+
+GRID = Lattice.box((4, 5))
+PLACES = displacements(GRID, GRID).positions().double()
+SHIFTS = Lattice((3, 2), (1, 2), (-1, 0)).positions().double()
+FACTORING = {n: e for n, e in ENCODINGS.items() if on_axes(e, 2) is not None and n != "alibi"}
+OTHERS = {
+    "flattened": ENCODINGS["flattened"],
+    "circle": ENCODINGS["circle"],
+    "bias_table": ENCODINGS["bias_table"],
+    "gaussian with axes that mix": Gaussian(((1.0, 0.5), (0.5, 1.0))),
+}
+
+
+@pytest.mark.evidence("attention_is_soft_padding_then_convolution", "property")
+@pytest.mark.parametrize("encoding", FACTORING.values(), ids=FACTORING)
+def test_score_of_an_encoding_that_factors_is_a_sum_over_axes_of_functions_of_the_distance(
+    encoding: Encoding,
+) -> None:
+    parts = on_axes(encoding, 2)
+    assert parts is not None
+    here = torch.zeros(1, 1, dtype=torch.float64)
+    whole = below_peak(encoding, PLACES, SHIFTS, GRID)
+    for head, shift in enumerate(SHIFTS):
+        added = sum(
+            below_peak(part, (PLACES - shift)[:, axis : axis + 1], here, GRID.axis(axis))[0]
+            for axis, part in enumerate(parts)
+        )
+        # Each score is a difference of two, on either side.
+        error = 4 * getattr(encoding, "score_error", lambda *_: 0.0)(SHIFTS, GRID)
+        apart = (whole[head] - added).abs().max().item()
+        record(ratio=apart / error if apart else 0.0, dtype=torch.float64)
+        assert apart <= error
+
+
+@pytest.mark.evidence("attention_is_soft_padding_then_convolution", "control")
+@pytest.mark.parametrize("encoding", OTHERS.values(), ids=OTHERS)
+def test_score_of_an_encoding_that_does_not_factor_is_no_sum_over_axes(encoding: Encoding) -> None:
+    assert on_axes(encoding, 2) is None
+    box = displacements(GRID, GRID)
+    scores = below_peak(encoding, PLACES, SHIFTS, GRID).reshape(-1, *box.shape)
+    mixed = scores.diff(dim=1).diff(dim=2)  # 0 for f(δ_1) + g(δ_2)
+    assert mixed.abs().max() > 0.1

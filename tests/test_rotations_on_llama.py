@@ -7,6 +7,7 @@ attention is enough: one constant key and one value for all heads, a query for e
 import math
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest

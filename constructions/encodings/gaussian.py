@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
-from itertools import combinations_with_replacement, permutations, product
+from itertools import permutations, product
 
 import torch
 from torch import Tensor
@@ -77,12 +77,12 @@ class Gaussian:
     @property
     def natural_borders(self) -> Mapping[str, Encoding | None]:
         """The nearest pixel is the clamped one if the precision is diagonal, and only then."""
-        return {"replicate": self}
+        return {"replicate": self if self.is_diagonal else None}
 
     def encode(self, displacements: Tensor, shifts: Tensor, grid: Lattice) -> tuple[Tensor, Tensor]:
         """Features (M, D_p) and queries (H, D_p); see `Encoding.encode`."""
         dimension = self._checked_dimension(shifts.shape[1])
-        pairs = list(combinations_with_replacement(range(dimension), 2))
+        pairs = [(i, j) for i in range(dimension) for j in range(i, dimension)]
         rows, columns = ([pair[side] for pair in pairs] for side in (0, 1))
         monomials = displacements[:, rows] * displacements[:, columns]
         matrix = (
@@ -116,7 +116,7 @@ class Gaussian:
         Of displacements and shifts, and of positions and targets alike (`Absolute`).
         """
         dimension = self._checked_dimension(grid.dimension)
-        if self.precision is None:
+        if self.precision is None or shifts.is_meta:  # where nothing is computed
             return 0.0
         shifts = shifts.detach().to("cpu", torch.float64)
         is_whole = bool((shifts == shifts.round()).all())
@@ -226,9 +226,8 @@ def _shortest(precision: Matrix) -> Fraction:
         known = list(zip(others, point, strict=True))
         slope = sum(form[longest][i] * e for i, e in known)
         rest = sum(form[i][j] * e * f for i, e in known for j, f in known)
-        below = -slope // curvature
-        for entry in (below, below + 1):
-            best = min(best, (curvature * entry + 2 * slope) * entry + rest)
+        entry = -slope // curvature  # the other one belongs to the opposite point
+        best = min(best, (curvature * entry + 2 * slope) * entry + rest)
     return Fraction(best, scale)
 
 

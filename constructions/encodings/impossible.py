@@ -40,8 +40,8 @@ class Alibi:
 
     `r_δ = |δ_1| + ... + |δ_d|` and v = -1, D_p = 1. The slope is the sharpness. The gap is 1 for a
     shift of 0. Every other shift ties with its mirror image, so that 1 x 1 kernels alone are
-    expressed. Theorem: `ties_cannot_express_convolution`. Source: arXiv 2108.12409, whose keys
-    after the query are masked.
+    expressed, without padding (which shifts them here). Source: arXiv 2108.12409, whose keys after
+    the query are masked. Theorem: `ties_cannot_express_convolution`.
 
     Args:
         causal: whether keys after the query are masked, in one dimension.
@@ -91,6 +91,6 @@ class Alibi:
             reason = "fall with every step back" if self.causal else "are those of its mirror image"
             raise ValueError(
                 f"encoding is {self}, whose scores at a shift {reason}; accepted: it selects the "
-                f"shift 0 alone, a kernel of one pixel without an offset (theorem `{self.theorem}`)"
+                f"shift 0 alone, a kernel of one pixel without padding (theorem `{self.theorem}`)"
             )
         return 1.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -74,54 +74,36 @@ class Entmax:
             )
 
     def __call__(self, scores: Tensor) -> Tensor:
-        """Entmax over the last axis."""
-        weights: Tensor = _Entmax.apply(scores, float(self.alpha))  # type: ignore[no-untyped-call]
-        return weights
+        """Entmax over the last axis.
+
+        With heights h = max(0, 1 + (a - 1)(score - highest)) and r = 1 / (a - 1) the weights are
+        max(0, h - t)^r with a threshold t, 0 <= t < 1. They are divided by their sum, which a
+        rounded threshold leaves at 1 or a little more. A height of 0 has weight 0 whatever t is.
+        """
+        order = float(self.alpha)
+        # A constant in all scores changes nothing, and has no derivative.
+        below_highest = scores - scores.detach().amax(dim=-1, keepdim=True)
+        heights = (1 + (order - 1) * below_highest).relu()
+        threshold = _threshold(heights.detach(), 1 / (order - 1))
+        above = heights > threshold
+
+        def parts(power: float, threshold: Tensor) -> Tensor:
+            # A base of 1 where there is none, since powers of 0 have no derivative.
+            return torch.where(above, heights - threshold, 1).pow(power) * above
+
+        for _ in range(2):
+            # A step of Newton's method that does not move the threshold, and has the derivative
+            # of the true one; two of them have its second derivative too.
+            total = parts(1 / (order - 1), threshold).sum(dim=-1, keepdim=True)
+            slope = parts(1 / (order - 1) - 1, threshold).sum(dim=-1, keepdim=True) / (order - 1)
+            threshold = threshold + (total - total.detach()) / slope
+        kept = parts(1 / (order - 1), threshold)
+        return kept / kept.sum(dim=-1, keepdim=True)
 
     def one_hot_gap(self, dtype: torch.dtype) -> float:
         """1 / (a - 1), enlarged by what the rounding of a score and of its product can take."""
         u = unit_roundoff(accumulator(dtype))
         return (1 + GAP_MARGIN * u) / (float(self.alpha) - 1)
-
-
-class _Entmax(torch.autograd.Function):
-    """Entmax and its derivative, which is a function of the weights alone."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(scores: Tensor, alpha: float) -> Tensor:
-        """Finds the threshold t, bit by bit.
-
-        With heights h = max(0, 1 + (a - 1)(score - highest)) and r = 1 / (a - 1) the weights are
-        max(0, h - t)^r, 0 <= t < 1. No bit is kept with which they sum to less than 1, so that the
-        last division is by 1 or more; and a height of 0 has weight 0 whatever t is.
-        """
-        power = 1 / (alpha - 1)
-        below_highest = scores - scores.amax(dim=-1, keepdim=True)
-        heights = (1 + (alpha - 1) * below_highest).relu()
-        threshold = torch.zeros_like(heights[..., :1])
-        for bit in range(1, bits(scores.dtype) + 4):
-            higher = threshold + 2.0**-bit
-            total = (heights - higher).relu().pow(power).sum(dim=-1, keepdim=True)
-            threshold = torch.where(total >= 1, higher, threshold)
-        parts = (heights - threshold).relu().pow(power)
-        return parts / parts.sum(dim=-1, keepdim=True)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
-        """Keep the weights."""
-        ctx.save_for_backward(output)
-        ctx.alpha = inputs[1]
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        """diag(s) - s s^T / Σs for the slopes s = weight^(2 - a), 0 where the weight is 0."""
-        (weights,) = ctx.saved_tensors
-        kept = weights > 0
-        slopes = torch.where(kept, weights, 1).pow(2 - ctx.alpha) * kept
-        mean = (slopes * gradient).sum(dim=-1, keepdim=True) / slopes.sum(dim=-1, keepdim=True)
-        return slopes * (gradient - mean), None
 
 
 @dataclass(frozen=True)
@@ -145,6 +127,11 @@ class Top1:
         return 2.0**-64
 
 
-def bits(dtype: torch.dtype) -> int:
-    """p, the significant bits of a format."""
-    return 1 - round(math.log2(torch.finfo(dtype).eps))
+def _threshold(heights: Tensor, power: float) -> Tensor:
+    """The greatest t with Σ max(0, h - t)^power >= 1, bit by bit, each sum as it is computed."""
+    threshold = torch.zeros_like(heights[..., :1])
+    for bit in range(1, 4 - round(math.log2(unit_roundoff(heights.dtype)))):
+        higher = threshold + 2.0**-bit
+        total = (heights - higher).relu().pow(power).sum(dim=-1, keepdim=True)
+        threshold = torch.where(total >= 1, higher, threshold)
+    return threshold
