@@ -381,6 +381,8 @@ class MultiHeadSelfAttention(nn.Module):
     def extra_repr(self) -> str:
         """Describe the layer as torch's own modules do."""
         sharpness = "saturated" if self.positional_sharpness is None else f"{self.sharpness:g}"
+        if isinstance(self.encoding, Mixing):
+            sharpness = "none"
         return (
             f"{self.in_channels}, {self.out_channels}, num_heads={self.num_heads}, "
             f"groups={self.groups}, encoding={self.encoding}, normaliser={self.normaliser}, "
@@ -437,10 +439,12 @@ class MultiHeadSelfAttention(nn.Module):
         """The heads' shifts, (H, d), in the format that positions are computed in."""
         return self.positional_shift.detach().to(_position_dtype(self.value.device))
 
-    @torch.compiler.assume_constant_result
     def _gap(self, *keys: tuple[int, ...]) -> float:
-        """The gap of the heads' shifts: a constant of traced code, which the lattice of keys is of."""
+        """The gap of the heads' shifts, a constant of traced code, as the lattice of keys is."""
         return self.encoding.gap(self._shifts(), Lattice(*keys))
+
+    # As `torch.compiler.assume_constant_result` does it, which would import the whole compiler.
+    _gap._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
     def _rows_below_target(self, view: View) -> Iterator[Tensor]:
         """For each head v^T Ŵ_key^T r less that at its shift, in units of the gap: (Q, K)."""

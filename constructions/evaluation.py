@@ -68,13 +68,13 @@ class Factored:
 
     def objection(self, layer: MultiHeadSelfAttention) -> str | None:
         """The heads must share P, and P must factor or be a gather."""
+        if isinstance(layer.encoding, Mixing):
+            return f"the heads of {layer.encoding} mix all taps and share no operator"
         if not layer.shares_structure():
             return (
                 "content terms or per-head positional parameters are trained, or edited off the "
                 "structure that the heads share"
             )
-        if isinstance(layer.encoding, Mixing):
-            return f"the heads of {layer.encoding} mix all taps and share no operator"
         by_axis = on_axes(layer.encoding, layer.geometry.dimension) is not None
         if layer.positional_sharpness is None:
             if by_axis or hasattr(layer.encoding, "theorem"):
