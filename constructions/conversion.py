@@ -18,14 +18,18 @@ from constructions.boundaries import BOUNDARIES, Boundary, natural_encoding
 from constructions.encodings import (
     ENCODINGS,
     IMPOSSIBLE,
-    IMPOSSIBLE_NORMALISERS,
     Encoding,
     Mixing,
     Window,
 )
 from constructions.evaluation import EVALUATIONS
 from constructions.lattice import Lattice
-from constructions.normalisers import NORMALISERS, Normaliser, Softmax
+from constructions.normalisers import (
+    IMPOSSIBLE_NORMALISERS,
+    NORMALISERS,
+    Normaliser,
+    Softmax,
+)
 from constructions.pooling import POOLINGS, WindowGeometry
 from constructions.source import SOURCES, AnySource, canonical, check_convertible
 from constructions.stencil import AnyConvolution, Stencil
@@ -74,9 +78,9 @@ def attention_from_conv(
         TypeError: conv is not a convolution of torch's own, or is hooked, parametrised, lazy or
             complex; an argument has the wrong type.
         ValueError: an unsupported dtype, an unknown name, an encoding or a normaliser that cannot
-            express the convolution (with the theorem that says so), a sharpness that is not positive and
-            finite, no sharpness where the normaliser is never one-hot, or an explicit boundary
-            or evaluation that does not apply.
+            express the convolution (with the theorem that says so), a sharpness that is not
+            positive and finite, no sharpness where the normaliser is never one-hot, or an explicit
+            boundary or evaluation that does not apply.
     """
     check_convertible(conv)
     pooling = isinstance(conv, POOLINGS)

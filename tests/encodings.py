@@ -23,13 +23,12 @@ from constructions.boundaries import natural_encoding
 from constructions.encodings import (
     ENCODINGS,
     IMPOSSIBLE,
-    IMPOSSIBLE_NORMALISERS,
     Mixing,
     on_axes,
 )
 from constructions.formats import FORMATS
 from constructions.lattice import Lattice
-from constructions.normalisers import NORMALISERS
+from constructions.normalisers import IMPOSSIBLE_NORMALISERS, NORMALISERS
 from constructions.stencil import Geometry
 from tests.ledger import ROOT
 from tests.options import FIXED, agrees, truth_of

@@ -19,7 +19,6 @@ from constructions import attention_from_conv, certify
 from constructions.encodings import (
     ENCODINGS,
     IMPOSSIBLE,
-    IMPOSSIBLE_NORMALISERS,
     Encoding,
     Gaussian,
     Mixing,
@@ -27,7 +26,7 @@ from constructions.encodings import (
 )
 from constructions.formats import FORMATS
 from constructions.lattice import Lattice, displacements
-from constructions.normalisers import NORMALISERS
+from constructions.normalisers import IMPOSSIBLE_NORMALISERS, NORMALISERS
 from tests.encodings import PAGE, PAIRS, ROWS, Pair, cases, check, is_built, page, refusal, tally
 from tests.ledger import record
 from tests.strategies import LAYERS, PADDING_MODES, Case, real_cases, sharpnesses

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from constructions import attention_from_conv
-from constructions.encodings.impossible import IMPOSSIBLE_NORMALISERS
+from constructions.normalisers import IMPOSSIBLE_NORMALISERS
 from tests.helpers import filled, integers
 from tests.layout import page_of
 from tests.ledger import ROOT, record

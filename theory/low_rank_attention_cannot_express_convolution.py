@@ -67,7 +67,7 @@ THEOREM = Theorem(
         "images with one output, while the shift tells them apart as far as images can be."
     ),
     references=("arXiv:2006.16236", "arXiv:2006.04768", "arXiv:2512.15115"),
-    objects=("constructions.encodings.impossible.IMPOSSIBLE_NORMALISERS",),
+    objects=("constructions.normalisers.IMPOSSIBLE_NORMALISERS",),
 )
 
 # Exact matrices -----------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from constructions.encodings.absolute import Absolute
 from constructions.encodings.circle import Circle
 from constructions.encodings.flattened import Flattened
 from constructions.encodings.gaussian import Gaussian
-from constructions.encodings.impossible import IMPOSSIBLE, IMPOSSIBLE_NORMALISERS, Alibi
+from constructions.encodings.impossible import IMPOSSIBLE, Alibi
 from constructions.encodings.periodic import Periodic
 from constructions.encodings.protocol import (
     Encoding,
@@ -24,7 +24,6 @@ from constructions.encodings.window import Window
 __all__ = [
     "ENCODINGS",
     "IMPOSSIBLE",
-    "IMPOSSIBLE_NORMALISERS",
     "Absolute",
     "Alibi",
     "BiasTable",

@@ -1,4 +1,4 @@
-"""What cannot express convolution: ALiBi beyond 1 x 1 kernels, and what has no encoding at all."""
+"""What cannot express convolution: ALiBi beyond 1 x 1 kernels, and no positions at all."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from constructions.encodings.protocol import Encoding
 from constructions.lattice import Lattice
 
 TIES = "ties_cannot_express_convolution"
-LOW_RANK = "low_rank_attention_cannot_express_convolution"
 
 IMPOSSIBLE: Mapping[str, str] = {
     "none": (
@@ -21,17 +20,6 @@ IMPOSSIBLE: Mapping[str, str] = {
     ),
 }
 """Names that `attention_from_conv` may meet as an encoding, and why none is built for them."""
-
-_RANK = (
-    "the weights of a head have a rank of at most its number of features, and a shift has the rank "
-    f"of the number of pixels that it moves (theorem `{LOW_RANK}`)"
-)
-IMPOSSIBLE_NORMALISERS: Mapping[str, str] = {
-    "linear": f"attention that is linear in the features of its keys is low-rank: {_RANK}",
-    "kernel": f"weights that are inner products of finitely many features are low-rank: {_RANK}",
-    "low_rank": f"keys projected to fewer rows give low-rank weights: {_RANK}",
-}
-"""Names that `attention_from_conv` may meet as a normaliser, and why none is built for them."""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from constructions.normalisers.quotients import Entmax, Softmax, Top1
 
 __all__ = [
     "EXP_ERROR",
+    "IMPOSSIBLE_NORMALISERS",
     "NORMALISERS",
     "Entmax",
     "Normaliser",
@@ -27,3 +28,15 @@ NORMALISERS: Mapping[str, Normaliser] = {
     "relu": Relu(),
     "sigmoid": Sigmoid(),
 }
+
+_RANK = (
+    "the weights of a head have a rank of at most its number of features, and a shift has the rank "
+    "of the number of pixels that it moves (theorem "
+    "`low_rank_attention_cannot_express_convolution`)"
+)
+IMPOSSIBLE_NORMALISERS: Mapping[str, str] = {
+    "linear": f"attention that is linear in the features of its keys is low-rank: {_RANK}",
+    "kernel": f"weights that are inner products of finitely many features are low-rank: {_RANK}",
+    "low_rank": f"keys projected to fewer rows give low-rank weights: {_RANK}",
+}
+"""Names that `attention_from_conv` may meet as a normaliser, and why none is built for them."""
