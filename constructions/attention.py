@@ -294,7 +294,7 @@ class MultiHeadSelfAttention(nn.Module):
             self.sharpness_in(view.image.dtype),
             keys,
             view.targets,
-            gap=self._gap(keys.shape, keys.spacing, keys.origin),
+            gap=self.gap(keys),
             has_sink=self.has_sink,
             dtype=view.image.dtype,
             exact=_position_dtype(self.value.device),
@@ -439,8 +439,16 @@ class MultiHeadSelfAttention(nn.Module):
         """The heads' shifts, (H, d), in the format that positions are computed in."""
         return self.positional_shift.detach().to(_position_dtype(self.value.device))
 
+    def gap(self, keys: Lattice) -> float:
+        """The gap of the heads' shifts on a lattice of keys, in units of the encoding.
+
+        Raises:
+            ValueError: the encoding cannot select the shifts there.
+        """
+        return self._gap(keys.shape, keys.spacing, keys.origin)
+
     def _gap(self, *keys: tuple[int, ...]) -> float:
-        """The gap of the heads' shifts, a constant of traced code, as the lattice of keys is."""
+        """The gap: a constant of traced code, as the lattice is."""
         return self.encoding.gap(self._shifts(), Lattice(*keys))
 
     # As `torch.compiler.assume_constant_result` does it, which would import the whole compiler.
@@ -477,8 +485,7 @@ class MultiHeadSelfAttention(nn.Module):
 
         A head's score at its own shift is 0; for a shift-invariant normaliser, each row's highest.
         """
-        keys = self.boundary_rule.keys(view)
-        gap = self._gap(keys.shape, keys.spacing, keys.origin)
+        gap = self.gap(self.boundary_rule.keys(view))
         # The scores of heads that mix are what they are: no gap is to be widened.
         mixes = isinstance(self.encoding, Mixing)
         scale = 1.0 if mixes else self.sharpness_in(view.image.dtype) / gap

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from constructions.attention import MultiHeadSelfAttention
@@ -101,9 +102,11 @@ class Comparison:
             exact = wide(image) if output_size is None else wide(image, list(output_size))
         return cls(stencil, exact, view, limit)
 
-    def spread(self) -> Tensor:
-        """The largest distance of a limit from any pixel, zeros of the border included."""
+    def spread(self, *, has_sink: bool = False) -> Tensor:
+        """The largest distance of a limit from any pixel, zeros of border and sink included."""
         both = torch.cat([self.limit.flatten(2), self.view.image.flatten(2)], dim=-1)
+        if has_sink:  # its value is zero, whether or not a target of this image has left the grid
+            both = F.pad(both, (0, 1))
         shape = (*both.shape[:2], *(1 for _ in self.limit.shape[2:]))
         highest, lowest = both.amax(-1).reshape(shape), both.amin(-1).reshape(shape)
         return torch.maximum(highest - self.limit, self.limit - lowest)
@@ -144,7 +147,7 @@ class Comparison:
                     "saturated layer"
                 )
             bound = self._mass(encoding, shifts, keys, sharpness, has_sink, score_error)
-            strayed = bound / (1 + bound) * ROUND_UP * self.spread()
+            strayed = bound / (1 + bound) * ROUND_UP * self.spread(has_sink=has_sink)
             rounding = head_rounding(
                 largest.expand_as(strayed),
                 largest,

@@ -92,6 +92,7 @@ class Factored:
         exact = accumulator(dtype)
         matrices = layer.tap_matrices(exact)
         geometry, padding = layer.geometry, (0,) * layer.geometry.dimension
+        layer.gap(layer.boundary_rule.keys(view))  # raises where there is none
         if not layer.is_saturated(dtype):
             at_targets = layer.soft_padding(view)(layer.values(view).to(exact))
         elif layer.border.mode == "zeros" and geometry.pads_evenly:

@@ -20,15 +20,10 @@ from hypothesis import strategies as st
 from constructions import attention_from_conv, certify
 from constructions.attention import MultiHeadSelfAttention
 from constructions.boundaries import natural_encoding
-from constructions.encodings import (
-    ENCODINGS,
-    IMPOSSIBLE,
-    Mixing,
-    on_axes,
-)
+from constructions.encodings import ENCODINGS, Mixing, on_axes
 from constructions.formats import FORMATS
 from constructions.lattice import Lattice
-from constructions.normalisers import IMPOSSIBLE_NORMALISERS, NORMALISERS
+from constructions.normalisers import NORMALISERS
 from constructions.stencil import Geometry
 from tests.ledger import ROOT
 from tests.options import FIXED, agrees, truth_of
@@ -195,6 +190,52 @@ ROWS: Mapping[str, Row] = {
 KERNEL, GRIDS = (3, 3), (16, 224)
 
 
+@dataclass(frozen=True)
+class Floor:
+    """What the page says of one that cannot: what it cannot, how wrong it must be, and why.
+
+    Attributes:
+        cells: what cannot be expressed, and the floor of the error.
+        theorem: the slug of the theorem that proves it.
+    """
+
+    cells: tuple[str, str]
+    theorem: str
+
+
+TIES = "ties_cannot_express_convolution"
+LOW_RANK = Floor(
+    ("a shift, where heads times features are fewer than the pixels it moves", "1/2, that of grey"),
+    "low_rank_attention_cannot_express_convolution",
+)
+CANNOT: Mapping[str, Floor] = {
+    '`encoding="none"`': Floor(
+        ("any tap but the centre one", r"$\frac12 \sum_{\delta \ne 0} \lvert W_\delta\rvert$"), TIES
+    ),
+    '`encoding="alibi"`, other shifts than 0': Floor(
+        (
+            r"kernels that are not functions of $\lvert\delta\rvert_1$: a shift, a blur in 2-D",
+            r"in 1-D half the $\ell_1$ norm of the odd part; for a shift 1/2",
+        ),
+        TIES,
+    ),
+    '`encoding="causal_alibi"`, other shifts than 0': Floor(
+        (
+            r"a delay of $s$ with $H \le s$ heads",
+            r"$\frac12 \big/ \binom{H}{\lfloor H/2\rfloor}$ at least",
+        ),
+        TIES,
+    ),
+    '`encoding="t5"`, distances that share a bucket': Floor(
+        ("a shift whose bucket has another key in view", "1/2"),
+        "tables_select_the_shifts_they_tell_apart",
+    ),
+    '`normaliser="linear"`': LOW_RANK,
+    '`normaliser="kernel"`': LOW_RANK,
+    '`normaliser="low_rank"`': LOW_RANK,
+}
+
+
 def _described(name: str) -> list[str]:
     """The row of an encoding: what it is, and what its code says for a 3 x 3 kernel."""
     encoding, row = ENCODINGS[name], ROWS[name]
@@ -223,8 +264,12 @@ def _described(name: str) -> list[str]:
         *gaps,
         ", ".join(natural) or "—",
         "yes" if factors else "no",
-        f"[{theorem.replace('_', ' ')}](theorems/{theorem}.md)",
+        _link(theorem),
     ]
+
+
+def _link(theorem: str) -> str:
+    return f"[{theorem.replace('_', ' ')}](theorems/{theorem}.md)"
 
 
 def _is_natural(name: str, mode: str) -> bool:
@@ -253,15 +298,8 @@ def page(counts: Mapping[Pair, int]) -> str:
         [_described(name) for name in ENCODINGS],
     )
     refused = _table(
-        ["name", "why not"],
-        [
-            [f"`{argument}={name!r}`".replace("'", '"'), why]
-            for argument, reasons in (
-                ("encoding", IMPOSSIBLE),
-                ("normaliser", IMPOSSIBLE_NORMALISERS),
-            )
-            for name, why in reasons.items()
-        ],
+        ["what", "cannot", "least worst error on images in [0, 1]", "theorem"],
+        [[what, *row.cells, _link(row.theorem)] for what, row in CANNOT.items()],
     )
     compared = _table(
         ["", *(f"`{normaliser}`" for normaliser in NORMALISERS)],
@@ -289,11 +327,15 @@ A head selects the shift Δ if its score there is larger than at every other dis
 
 *Natural borders* need no padded keys: zeros by a sink, the others by the encoding alone. An encoding *factors* if its score is a sum over axes of functions of δ − Δ; then the layer is a [soft padding and one convolution](theorems/attention_is_soft_padding_then_convolution.md) at any sharpness. The others cost as much only where their weights are one-hot, a gather; below that every weight is computed.
 
-Three rows are restricted. `t5` is one-dimensional and tells distances below 8 apart, kernels of up to 15 taps. `alibi` and `causal_alibi` select the shift 0 alone, kernels of one pixel. Other kernels are refused, with the theorem that says why.
+Three rows are restricted. `t5` is one-dimensional and tells distances below 8 apart: kernels of up to 15 taps. `alibi` and `causal_alibi` select the shift 0 alone, kernels of one pixel. Other kernels are refused, with the theorem that says why.
 
 ## What cannot
 
+The error is the largest over all images with values in [0, 1], of the best layer of that kind, with any number of heads and any values unless said otherwise. For a range R it is R times as large. A constant image errs by half the range on a shift: 1/2 says that nothing is gained.
+
 {refused}
+
+A name of these raises a `ValueError` that says why and names the theorem.
 
 ## With which normaliser
 

@@ -27,7 +27,19 @@ from constructions.encodings import (
 from constructions.formats import FORMATS
 from constructions.lattice import Lattice, displacements
 from constructions.normalisers import IMPOSSIBLE_NORMALISERS, NORMALISERS
-from tests.encodings import PAGE, PAIRS, ROWS, Pair, cases, check, is_built, page, refusal, tally
+from tests.encodings import (
+    CANNOT,
+    PAGE,
+    PAIRS,
+    ROWS,
+    Pair,
+    cases,
+    check,
+    is_built,
+    page,
+    refusal,
+    tally,
+)
 from tests.ledger import record
 from tests.strategies import LAYERS, PADDING_MODES, Case, real_cases, sharpnesses
 
@@ -37,7 +49,7 @@ every_pair = pytest.mark.parametrize("pair", PAIRS, ids=[" and ".join(pair) for 
 
 def shown(pair: Pair) -> str:
     """The cell of a pair in the page's table of comparisons."""
-    titles = next(line for line in TEXT.splitlines() if line.startswith("| |"))
+    titles = next(line for line in TEXT.splitlines() if line.startswith("|  |"))
     column = titles.split("|").index(f" `{pair[1]}` ")
     row = [line for line in TEXT.splitlines() if line.startswith(f"| `{pair[0]}` |")][-1]
     return row.split("|")[column].strip()
@@ -69,8 +81,10 @@ def test_page_is_what_the_program_writes() -> None:
     assert page(counts) == TEXT, "run python -m tests.encodings --write"
 
 
-def test_page_describes_every_encoding() -> None:
+def test_page_describes_every_encoding_and_every_refusal() -> None:
     assert set(ROWS) == set(ENCODINGS)
+    for argument, name, _ in REASONS:
+        assert f'`{argument}="{name}"`' in CANNOT
 
 
 @pytest.mark.evidence("layer_error_is_certified", "property")
