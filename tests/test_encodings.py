@@ -196,3 +196,32 @@ def test_score_of_an_encoding_that_does_not_factor_is_no_sum_over_axes(encoding:
     scores = below_peak(encoding, PLACES, SHIFTS, GRID).reshape(-1, *box.shape)
     mixed = scores.diff(dim=1).diff(dim=2)  # 0 for f(δ_1) + g(δ_2)
     assert mixed.abs().max() > 0.1
+
+
+# Borders that a pair does not have ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("normaliser", ["relu", "sigmoid"])
+def test_normaliser_that_sees_nothing_off_the_grid_does_not_replicate(normaliser: str) -> None:
+    conv = torch.nn.Conv1d(1, 1, 3, padding=1, padding_mode="replicate")
+    assert attention_from_conv(conv, normaliser=normaliser).boundary == "padded"
+    with pytest.raises(ValueError, match="no natural border for padding_mode 'replicate'"):
+        attention_from_conv(conv, normaliser=normaliser, boundary="natural")
+
+
+def test_gap_of_bounded_reach_is_not_asked_of_outputs_that_a_dilation_alone_allows() -> None:
+    """Torch lets a kernel of one tap append outputs up to its dilation, past any shift."""
+    conv = torch.nn.ConvTranspose1d(1, 1, 1, dilation=9, output_padding=8)
+    assert attention_from_conv(conv, encoding="rotary").boundary == "padded"
+    assert attention_from_conv(conv).boundary == "natural"
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [({"encoding": "scalar"}, "mix"), ({"encoding": "circle", "sharpness": 3.0}, "sums over axes")],
+    ids=["heads that mix", "scores that are no sums"],
+)
+def test_evaluation_that_does_not_apply_is_refused(options: dict[str, Any], reason: str) -> None:
+    conv = torch.nn.Conv1d(1, 1, 3)
+    with pytest.raises(ValueError, match=f"evaluation 'factored' does not apply: .*{reason}"):
+        attention_from_conv(conv, evaluation="factored", **options)

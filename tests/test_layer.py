@@ -415,8 +415,22 @@ def compiled_layer_takes_an_output_size(backend: str) -> None:
         assert torch.equal(compiled(image(), output_size=[8, 9]), conv(image(), [8, 9]))
 
 
+def compiled_encodings_agree(backend: str) -> None:
+    """Gaps are constants of the graph, and normalisers have no branches on values."""
+    conv = filled(nn.Conv2d(4, 2, 3, padding=1)).requires_grad_(False)
+    every: list[dict[str, Any]] = [
+        {"encoding": "rotary"},
+        {"encoding": "gaussian", "normaliser": "entmax15"},
+    ]
+    for options in every:
+        layer = attention_from_conv(conv, evaluation="dense", **options)
+        compiled: Any = torch.compile(layer, backend=backend, fullgraph=True)
+        assert torch.equal(compiled(image()), conv(image()))
+
+
 COMPILED = pytest.mark.parametrize(
-    "agrees", [compiled_layer_agrees, compiled_layer_takes_an_output_size]
+    "agrees",
+    [compiled_layer_agrees, compiled_layer_takes_an_output_size, compiled_encodings_agree],
 )
 
 

@@ -241,6 +241,31 @@ BAD_OPTIONS: dict[str, tuple[dict[str, Any], type[Exception], Phrases]] = {
         ValueError,
         ("normaliser", "'hardmax'", "'softmax'"),
     ),
+    "no positions": (
+        {"encoding": "none"},
+        ValueError,
+        ("encoding", "'none'", "ties_cannot_express_convolution"),
+    ),
+    "linear attention": (
+        {"normaliser": "linear"},
+        ValueError,
+        ("normaliser", "'linear'", "low_rank_attention_cannot_express_convolution"),
+    ),
+    "mixing with a sharpness": (
+        {"encoding": "scalar", "sharpness": 3.0},
+        ValueError,
+        ("sharpness", "3.0", "None"),
+    ),
+    "mixing without softmax": (
+        {"encoding": "scalar", "normaliser": "top1"},
+        ValueError,
+        ("normaliser", "Top1()", "'softmax'"),
+    ),
+    "mixing with natural zeros": (
+        {"encoding": "scalar", "boundary": "natural"},
+        ValueError,
+        ("boundary", "'natural'", "'padded'"),
+    ),
     "boundary name": ({"boundary": "zeros"}, ValueError, ("boundary", "'zeros'", "'padded'")),
     "boundary sunk": ({"boundary": "sunk"}, ValueError, ("boundary", "'sunk'", "'natural'")),
     "evaluation name": ({"evaluation": "fast"}, ValueError, ("evaluation", "'fast'", "'dense'")),

@@ -53,6 +53,7 @@ class Rotary:
 
     theorem = "rotations_select_shifts_without_resonance"
     crowded = True
+    bounded_reach = True
 
     def __post_init__(self) -> None:
         _check("frequencies", self.frequencies)
