@@ -23,8 +23,9 @@ from constructions.borders import Border, Zeros, check_reach, padded
 from constructions.boundaries import Boundary, View
 from constructions.encodings import Encoding, Mixing, Window, on_axes
 from constructions.formats import accumulator
-from constructions.lattice import Lattice, displacements, spread
+from constructions.lattice import Lattice, displacements
 from constructions.normalisers import Normaliser
+from constructions.scores import own_row, rows_below_targets
 from constructions.soft_padding import SINK_HEIGHT, SoftPadding
 from constructions.stencil import Geometry, checked_spatial_shape
 
@@ -454,32 +455,6 @@ class MultiHeadSelfAttention(nn.Module):
     # As `torch.compiler.assume_constant_result` does it, which would import the whole compiler.
     _gap._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
-    def _rows_below_target(self, view: View) -> Iterator[Tensor]:
-        """For each head v^T Ŵ_key^T r less that at its shift, in units of the gap: (Q, K)."""
-        exact, device = _position_dtype(self.value.device), self.value.device
-        keys, shifts = self.boundary_rule.keys(view), self.positional_shift.to(exact)
-        keys_of_heads = self.positional_key.to(exact)
-        if getattr(self.encoding, "absolute", False):
-            positions = keys.positions(device).to(exact)
-            queries = view.queries.positions(device).to(exact)
-            for shift, key in zip(shifts, keys_of_heads, strict=True):
-                yield self._below(positions, queries + shift, key.unsqueeze(0), keys)
-            return
-        box = displacements(keys, view.queries).positions(device).to(exact)
-        for table in self._below(box, shifts, keys_of_heads, keys):
-            yield spread(table, keys, view.queries)
-
-    def _below(self, places: Tensor, peaks: Tensor, key: Tensor, grid: Lattice) -> Tensor:
-        """Scores at places (M, d), less those at the peaks (R, d) that name them: (R, M)."""
-        features, queries = self.encoding.encode(torch.cat([places, peaks]), peaks, grid)
-        features, at_peaks = features[: len(places)], features[len(places) :]
-        named = (key @ queries.unsqueeze(-1)).squeeze(-1)
-        below = named @ features.T - (named * at_peaks).sum(dim=-1, keepdim=True)
-        # A peak is exactly 0 below itself, whatever two ways of adding up make of it; its gradient
-        # need not be.
-        at_peak = _meet(places, peaks) | _meet(features, at_peaks)
-        return torch.where(at_peak, below - below.detach(), below)
-
     def _position_scores(self, view: View) -> Tensor:
         """v^T Ŵ_key^T r_δ, centred: (H, queries, keys and the sink) in the accumulator format.
 
@@ -490,7 +465,15 @@ class MultiHeadSelfAttention(nn.Module):
         mixes = isinstance(self.encoding, Mixing)
         scale = 1.0 if mixes else self.sharpness_in(view.image.dtype) / gap
         heads = []
-        for rows in self._rows_below_target(view):
+        position = _position_dtype(self.value.device)
+        below_targets = rows_below_targets(
+            self.encoding,
+            self.boundary_rule.keys(view),
+            view.queries,
+            self.positional_shift.to(position),
+            self.positional_key.to(position),
+        )
+        for rows in below_targets:
             if self.has_sink:
                 rows = F.pad(rows, (0, 1), value=-SINK_HEIGHT * gap)
             if getattr(self.normaliser, "shift_invariant", False):
@@ -520,7 +503,7 @@ class MultiHeadSelfAttention(nn.Module):
         position_keys = features.to(dtype) @ self.positional_key.to(dtype)  # (H, K or M, D_k)
         content_position = query @ position_keys.transpose(-1, -2)  # (N, H, Q, K or M)
         if not absolute:
-            content_position = _own_row(content_position, keys, view.queries)
+            content_position = own_row(content_position, keys, view.queries)
         return content_content + content_position + content_bias.transpose(-1, -2)
 
     @contextlib.contextmanager
@@ -573,21 +556,6 @@ def _is_identity(matrices: Tensor) -> bool:
     return bool((diagonal == 1).all()) and int(matrices.count_nonzero()) == diagonal.numel()
 
 
-def _meet(points: Tensor, others: Tensor) -> Tensor:
-    """Which points (M, d) are which others (R, d): (R, M)."""
-    same = points[:, 0] == others[:, :1]
-    for coordinates, other in zip(points.T[1:], others.T[1:], strict=True):
-        same = same & (coordinates == other.unsqueeze(-1))
-    return same
-
-
 def _tokens(image: Tensor) -> Tensor:
     """(N, C, *spatial) as (N, 1, tokens, C), the same for every head."""
     return image.flatten(2).transpose(1, 2).unsqueeze(1)
-
-
-def _own_row(by_displacement: Tensor, keys: Lattice, queries: Lattice) -> Tensor:
-    """From (..., Q, M) to (..., Q, K): for each query, the entries at its own displacements."""
-    index = torch.arange(by_displacement.shape[-1], device=by_displacement.device)
-    pairs = spread(index, keys, queries)  # (Q, K)
-    return by_displacement.gather(-1, pairs.expand(*by_displacement.shape[:-1], -1))

@@ -28,6 +28,7 @@ from constructions.formats import check_format, unit_roundoff
 from constructions.lattice import Lattice, displacements
 from constructions.normalisers import Softmax
 from constructions.pooling import AnyPooling, WindowGeometry
+from constructions.scores import below_peaks
 from constructions.soft_padding import SoftPadding
 from constructions.source import canonical, check_convertible
 from constructions.stencil import AnyConvolution, Stencil, checked_spatial_shape
@@ -198,11 +199,7 @@ class Comparison:
     ) -> float:
         """Bound on the off-limit mass of every head, from its scores at all displacements."""
         box = displacements(keys, self.view.queries).positions().double()
-        features, queries = encoding.encode(torch.cat([box, shifts]), shifts, keys)
-        peaks = (queries * features[len(box) :]).sum(dim=-1, keepdim=True)
-        below = (queries @ features[: len(box)].T - peaks) * (
-            sharpness / encoding.gap(shifts, keys)
-        )
+        below = below_peaks(encoding, box, shifts, keys) * (sharpness / encoding.gap(shifts, keys))
         elsewhere = (box != shifts.unsqueeze(1)).any(dim=-1)
         by_scores = table_mass(below, elsewhere, sharpness, score_error, has_sink=has_sink)
         return min(by_scores, gap_mass(sharpness, keys.size, has_sink=has_sink))
