@@ -16,36 +16,25 @@ import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from constructions.attention import MultiHeadSelfAttention
+from constructions.bands import DOUBLE, OWN, Banded, Scores, Squares, SumOverAxes
 from constructions.borders import Border, Zeros, check_reach
 from constructions.boundaries import Boundary, Natural, View
 from constructions.bounds import gamma, head_rounding
-from constructions.encodings import Encoding, Mixing, Quadratic, on_axes, relative_score_error
+from constructions.encodings import Mixing, Quadratic, on_axes
 from constructions.formats import accumulator, check_format, smallest_subnormal, unit_roundoff
 from constructions.lattice import Lattice, displacements
 from constructions.normalisers import Softmax
-from constructions.soft_padding import SINK_HEIGHT, SoftPadding, along
+from constructions.soft_padding import SINK_HEIGHT
 from constructions.stencil import Geometry, checked_spatial_shape
-
-DOUBLE = torch.float64
-
-ROWS = 32
-"""Rows of a factor that are multiplied at once: at least these, and as many as a window is wide."""
 
 SHOWN = 64
 """Pixels on each axis of the image that the representation states the cost for."""
-
-OWN = 1 + 2**-30
-"""Covers what the bound itself, computed in float64 from terms of one sign, has lost."""
-
-LOWEST = 746.0
-"""Below -LOWEST an exponential is less than half of the smallest float64."""
 
 
 @dataclass(frozen=True)
@@ -72,278 +61,6 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Span:
-    """Rows of a factor, and the columns that they are not zero on."""
-
-    rows: tuple[int, int]
-    columns: tuple[int, int]
-
-    @property
-    def size(self) -> int:
-        """The entries."""
-        return (self.rows[1] - self.rows[0]) * (self.columns[1] - self.columns[0])
-
-
-@dataclass(frozen=True)
-class Banded:
-    """P on given lattices, as bands.
-
-    Args:
-        factors: for each axis the spans in order of rows, and the entries of each.
-        kept: (*targets.shape), what a sink leaves of each row; None without a sink.
-        outside: (*targets.shape), float64, a bound on the mass of a row outside of its window.
-    """
-
-    factors: tuple[tuple[tuple[Span, Tensor], ...], ...]
-    kept: Tensor | None
-    outside: Tensor
-
-    def __call__(self, values: Tensor) -> Tensor:
-        """P applied to (N, C, *keys.shape), in the format of its entries: (N, C, *targets)."""
-        for axis, factor in enumerate(self.factors):
-            dim = 2 + axis
-            parts = []
-            for span, entries in factor:
-                first, end = span.columns
-                window = values.narrow(dim, first, end - first)
-                if dim == values.dim() - 1:
-                    parts.append(window @ entries.T)
-                else:
-                    # The axis is made the rows of matrices, so that nothing is moved in memory.
-                    rows = entries @ window.flatten(dim + 1)
-                    parts.append(rows.reshape(*rows.shape[:-1], *values.shape[dim + 1 :]))
-            values = torch.cat(parts, dim=dim)
-        return values if self.kept is None else values * self.kept
-
-    def to(self, device: torch.device, dtype: torch.dtype) -> Banded:
-        """The same in another format, entries that are one still one."""
-        moved: dict[int, Tensor] = {}
-        for factor in self.factors:
-            for _, entries in factor:
-                if id(entries) not in moved:
-                    moved[id(entries)] = entries.to(device, dtype)
-        factors = tuple(
-            tuple((span, moved[id(entries)]) for span, entries in factor) for factor in self.factors
-        )
-        kept = None if self.kept is None else self.kept.to(device, dtype)
-        return Banded(factors, kept, self.outside)
-
-
-class Scores(Protocol):
-    """The scores of the heads that share one P, as a function of key minus target."""
-
-    @property
-    def has_sink(self) -> bool:
-        """Whether there is a sink."""
-
-    def width(self, axis: int, keys: Lattice, tolerance: float) -> int:
-        """How many keys a window has on either side of the nearest one."""
-
-    def spans(self, axis: int, keys: Lattice, targets: Lattice, tolerance: float) -> list[Span]:
-        """Where the factor of an axis is not zero."""
-
-    def padding(self, keys: Lattice, targets: Lattice, tolerance: float) -> Banded:
-        """P, in float64 on the CPU."""
-
-    def score_error(self, keys: Lattice, queries: Lattice) -> float:
-        """What a computed score, over all, may err."""
-
-
-@dataclass(frozen=True)
-class Squares:
-    """Scores -a ‖key - target - f‖².
-
-    Args:
-        precision: a.
-        fraction: f, from -1/2 to 1/2, what the shift of a head has beyond whole pixels.
-        sink: the score of the sink, or None.
-        slack: what the numbers above may err, as coefficients of ‖δ‖² and of each |δ_i|.
-    """
-
-    precision: float
-    fraction: tuple[float, ...]
-    sink: float | None
-    slack: tuple[float, ...]
-
-    @property
-    def has_sink(self) -> bool:
-        """Whether there is a sink."""
-        return self.sink is not None
-
-    def width(self, axis: int, keys: Lattice, tolerance: float) -> int:
-        """The least with a certified tail below the tolerance; all keys if there is none."""
-        spacing, most = keys.spacing[axis], keys.shape[axis] - 1
-        # The nearest key is half a spacing away at most; a target among adjacent keys has one at f.
-        near = abs(self.fraction[axis]) if spacing == 1 else 0.5
-        decay = self.precision * spacing**2
-
-        def mass(width: int) -> float:
-            return _tail(decay, width + 1, near) + _tail(decay, width + 1, -near)
-
-        least, enough = 0, most
-        while least < enough:
-            middle = (least + enough) // 2
-            if mass(middle) <= tolerance / keys.dimension:
-                enough = middle
-            else:
-                least = middle + 1
-        return enough
-
-    def spans(self, axis: int, keys: Lattice, targets: Lattice, tolerance: float) -> list[Span]:
-        """Blocks of rows, each as wide as its windows together."""
-        width, last = self.width(axis, keys, tolerance), keys.shape[axis] - 1
-        nearest = self._nearest(axis, keys, targets)
-        total = len(nearest)
-        rows = max(ROWS, 2 * width)
-        starts = list(range(0, total, rows))
-        ends = [min(start + rows, total) for start in starts]
-        lows = (nearest[starts] - width).clamp(min=0).tolist()
-        highs = (nearest[[end - 1 for end in ends]] + width).clamp(max=last).tolist()
-        return [
-            Span((start, end), (low, high + 1))
-            for start, end, low, high in zip(starts, ends, lows, highs, strict=True)
-        ]
-
-    def padding(self, keys: Lattice, targets: Lattice, tolerance: float) -> Banded:
-        """P, in float64 on the CPU."""
-        factors, outside, logs = [], [], []
-        for axis in range(keys.dimension):
-            width = self.width(axis, keys, tolerance)
-            factor, total, peak = self._factor(axis, keys, targets, tolerance)
-            tails = self._tails(axis, keys, targets, width) / total.exp()
-            factors.append(factor)
-            outside.append(along(tails, axis, keys.dimension))
-            logs.append(along(total + peak, axis, keys.dimension))
-        mass = sum(outside[1:], start=outside[0]).expand(targets.shape).clamp(max=1.0)
-        kept = None
-        if self.sink is not None:
-            kept = torch.sigmoid(sum(logs[1:], start=logs[0]) - self.sink)
-            # The sink keeps the same of what is outside, and the window has not got it all.
-            mass = mass * (kept / (1 - mass)).clamp(max=1.0)
-        return Banded(tuple(factors), kept, mass * OWN)
-
-    def score_error(self, keys: Lattice, queries: Lattice) -> float:
-        """Four roundings of a score that counts, and what the numbers themselves may err."""
-        box = displacements(keys, queries)
-        far = [max(abs(a), abs(b)) for a, b in zip(box.origin, box.last, strict=True)]
-        sizes = [sum(f * f for f in far), *far]
-        own = 8 * unit_roundoff(DOUBLE) * (LOWEST + 2 * abs(self.sink or 0.0))
-        return own + 2 * math.fsum(s * size for s, size in zip(self.slack, sizes, strict=True))
-
-    def _nearest(self, axis: int, keys: Lattice, targets: Lattice) -> Tensor:
-        """The key nearest to each target, by number."""
-        places = targets.axes()[axis] - keys.origin[axis]
-        steps = (places.to(DOUBLE) + self.fraction[axis]) / keys.spacing[axis]
-        return steps.round().clamp(0, keys.shape[axis] - 1).long()
-
-    def _factor(
-        self, axis: int, keys: Lattice, targets: Lattice, tolerance: float
-    ) -> tuple[tuple[tuple[Span, Tensor], ...], Tensor, Tensor]:
-        """Bands, log of the sum in each window below its nearest key, and the score there."""
-        fraction, width = self.fraction[axis], self.width(axis, keys, tolerance)
-        nearest = self._nearest(axis, keys, targets)
-        at_keys, at_targets = keys.axes()[axis], targets.axes()[axis]
-        known: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
-        factor, totals = [], []
-        for span in self.spans(axis, keys, targets, tolerance):
-            (start, end), (first, stop) = span.rows, span.columns
-            ends = nearest[[start, end - 1]] - first
-            # Blocks that look alike are one.
-            alike = (
-                end - start,
-                stop - first,
-                int(at_targets[start] - at_keys[first]),
-                *ends.tolist(),
-            )
-            if alike not in known:
-                key, target = at_keys[first:stop], at_targets[start:end, None]
-                near = at_keys[nearest[start:end], None]
-                # A difference of squares as a product does not cancel, however far the target.
-                sums = (key + near - 2 * target).to(DOUBLE) - 2 * fraction
-                scores = -self.precision * ((key - near).to(DOUBLE) * sums)
-                number = torch.arange(first, stop)
-                beyond = (number - nearest[start:end, None]).abs() > width
-                scores = scores.masked_fill(beyond, -math.inf)
-                known[alike] = scores.softmax(dim=-1), scores.logsumexp(dim=-1)
-            entries, total = known[alike]
-            factor.append((span, entries))
-            totals.append(total)
-        peak = (at_keys[nearest] - at_targets).to(DOUBLE) - fraction
-        return tuple(factor), torch.cat(totals), -self.precision * peak.square()
-
-    def _tails(self, axis: int, keys: Lattice, targets: Lattice, width: int) -> Tensor:
-        """A bound on each row's mass outside of its window, its nearest key at 1."""
-        spacing, last = keys.spacing[axis], keys.shape[axis] - 1
-        nearest = self._nearest(axis, keys, targets)
-        offset = (keys.axes()[axis][nearest] - targets.axes()[axis]).to(DOUBLE)
-        offset = (offset - self.fraction[axis]) / spacing
-        decay, out = self.precision * spacing**2, width + 1
-        mass = torch.zeros_like(offset)
-        for side, keys_left in ((offset, last - nearest - width), (-offset, nearest - width)):
-            first = (-decay * out * (out + 2 * side)).exp()
-            ratio = (-decay * (2 * out + 1 + 2 * side)).exp()
-            terms = torch.minimum(keys_left.to(DOUBLE), 1 / (1 - ratio))
-            mass = mass + torch.where(keys_left > 0, first * terms, 0.0)
-        return mass
-
-
-def _tail(decay: float, first: int, near: float) -> float:
-    """The sum of e^(-decay n (n - 2 near)) over n >= first >= 1, as the geometric series above."""
-    ratio = math.exp(-decay * (2 * first + 1 - 2 * near))
-    return math.exp(-decay * first * (first - 2 * near)) / (1 - ratio) if ratio < 1 else math.inf
-
-
-@dataclass(frozen=True)
-class SumOverAxes:
-    """Scores of an encoding that is a sum over axes: whole rows, without a window.
-
-    Args:
-        encoding: the encoding.
-        shifts: of the heads, which its gap is for.
-        sharpness: the gap in score.
-        has_sink: whether there is a sink.
-    """
-
-    encoding: Encoding
-    shifts: tuple[tuple[float, ...], ...]
-    sharpness: float
-    has_sink: bool
-
-    def width(self, axis: int, keys: Lattice, tolerance: float) -> int:
-        """All keys."""
-        return keys.shape[axis] - 1
-
-    def spans(self, axis: int, keys: Lattice, targets: Lattice, tolerance: float) -> list[Span]:
-        """One block."""
-        return [Span((0, targets.shape[axis]), (0, keys.shape[axis]))]
-
-    def padding(self, keys: Lattice, targets: Lattice, tolerance: float) -> Banded:
-        """P, in float64 on the CPU."""
-        parts = on_axes(self.encoding, keys.dimension)
-        assert parts is not None
-        whole = SoftPadding.of(
-            parts,
-            self.sharpness,
-            keys,
-            targets,
-            gap=self.encoding.gap(torch.tensor(self.shifts, dtype=DOUBLE), keys),
-            has_sink=self.has_sink,
-            dtype=DOUBLE,
-        )
-        factors = tuple(
-            ((self.spans(axis, keys, targets, tolerance)[0], factor),)
-            for axis, factor in enumerate(whole.factors)
-        )
-        return Banded(factors, whole.kept, torch.zeros(targets.shape, dtype=DOUBLE))
-
-    def score_error(self, keys: Lattice, queries: Lattice) -> float:
-        """The encoding's own, and three roundings of a score that counts."""
-        shifts = torch.tensor(self.shifts, dtype=DOUBLE)
-        own = 8 * unit_roundoff(DOUBLE) * (LOWEST + self.sharpness)
-        return own + self.sharpness * relative_score_error(self.encoding, shifts, keys)
-
-
-@dataclass(frozen=True)
 class Group:
     """Heads that share one P: soft padding, and then a convolution.
 
@@ -351,11 +68,21 @@ class Group:
         scores: the score that they share.
         heads: their numbers in the layer.
         shifts: the whole pixels of their shifts.
+        slack: what the numbers in the scores may err, as coefficients of ‖δ‖² and of each |δ_i|.
     """
 
     scores: Scores
     heads: tuple[int, ...]
     shifts: tuple[tuple[int, ...], ...]
+    slack: tuple[float, ...]
+
+    def score_error(self, keys: Lattice, queries: Lattice) -> float:
+        """What a difference of two computed scores may err."""
+        box = displacements(keys, queries)
+        far = [max(abs(a), abs(b)) for a, b in zip(box.origin, box.last, strict=True)]
+        sizes = [sum(f * f for f in far), *far]
+        own = 2 * math.fsum(s * size for s, size in zip(self.slack, sizes, strict=True))
+        return self.scores.score_error(keys, queries) + own
 
     def taps(self, queries: Lattice) -> Taps:
         """Where their targets stand, and which of them each head is asked for."""
@@ -483,11 +210,12 @@ class Step:
         """What is added."""
         if self.value is None:
             return self.taps(self.matrices, self.paddings[0](values))
-        parts, heads = len(self.value), len(self.paddings)
-        read = _mixed(self.value, values).unflatten(1, (parts, heads, -1))
+        read = _mixed(self.value, values)
+        batch, parts, grid = len(read), len(self.value), read.shape[2:]
+        by_head = read.reshape(batch, parts, len(self.paddings), -1, *grid).unbind(2)
         seen = [
-            padding(read[:, :, head].flatten(1, 2)).unflatten(1, (parts, -1))
-            for head, padding in enumerate(self.paddings)
+            padding(head.reshape(batch, -1, *grid)).reshape(batch, parts, -1, *self.taps.outputs)
+            for padding, head in zip(self.paddings, by_head, strict=True)
         ]
         return self.taps(self.matrices, torch.cat(seen, dim=2).flatten(1, 2))
 
@@ -646,7 +374,7 @@ class Lowered(nn.Module):
     def error_bound(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """How far the output can be from the layer's own function, computed without any error.
 
-        Equations (9) and (11) to (13) of the theorem: what is outside of the windows, and rounding.
+        Equations (9) to (11) and (15) to (17) of the theorem: what windows leave out, and rounding.
 
         Args:
             x: as in `forward`, finite.
@@ -693,7 +421,7 @@ class Lowered(nn.Module):
         return (value[0], output) if self._is_narrow(group) else (None, value @ output)
 
     def _read(self, group: Group, values: Tensor) -> tuple[Tensor, Tensor, Stored]:
-        """Equation (11): what a group reads of the pixels, what that may err, and its matrices."""
+        """Equation (16): what a group reads of the pixels, what that may err, and its matrices."""
         exact = accumulator(self.dtype)
         first, after = (None if t is None else t.cpu() for t in self._matrices(group))
         assert after is not None
@@ -714,7 +442,7 @@ class Lowered(nn.Module):
     def _strayed(
         self, group: Group, keys: Lattice, queries: Lattice, pixels: Tensor, wrong: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Equations (9) and (12): what P may err at the targets, and what it sees of moduli."""
+        """Equations (9) and (15): what P may err at the targets, and what it sees of moduli."""
         exact, has_sink = accumulator(self.dtype), group.scores.has_sink
         padding = group.scores.padding(keys, group.taps(queries).targets, self.tolerance)
         wide = pixels.flatten(2)
@@ -732,11 +460,11 @@ class Lowered(nn.Module):
             float(math.prod(sizes)),
             sizes,
             DOUBLE,
-            score_error=group.scores.score_error(keys, queries),
+            score_error=group.score_error(keys, queries),
             rescaled=has_sink,
         )
         if exact != DOUBLE:
-            steps = len(sizes) + has_sink
+            steps = len(sizes) + 2 * has_sink
             relative = gamma(steps + sum(sizes), exact)
             lost = 4 * (sum(sizes) + 1) * smallest_subnormal(exact) * (1 + largest)
             rounding = rounding + relative * (seen + rounding) + lost
@@ -895,17 +623,22 @@ def lower(layer: MultiHeadSelfAttention, *, tolerance: float | None = None) -> L
     )
 
 
-Scored = tuple[Scores, tuple[int, ...]]
-"""The score of a head as a function of key minus target, and the whole pixels of its shift."""
+Scored = tuple[Scores, tuple[int, ...], tuple[float, ...]]
+"""A score as a function of key minus target, the whole pixels of the shift, and the slack."""
 
 
 def _grouped(heads: Sequence[Scored]) -> tuple[Group, ...]:
     """Heads of one score together, in the order of the first of each."""
     found: dict[Scores, list[int]] = {}
-    for number, (scores, _) in enumerate(heads):
+    for number, (scores, _, _) in enumerate(heads):
         found.setdefault(scores, []).append(number)
     return tuple(
-        Group(scores, tuple(numbers), tuple(heads[n][1] for n in numbers))
+        Group(
+            scores,
+            tuple(numbers),
+            tuple(heads[n][1] for n in numbers),
+            tuple(map(max, zip(*(heads[n][2] for n in numbers), strict=True))),
+        )
         for scores, numbers in found.items()
     )
 
@@ -939,7 +672,8 @@ def _scores_of(layer: MultiHeadSelfAttention) -> list[Scored]:
         )
     rows = [tuple(row) for row in shifts.tolist()]
     scores = SumOverAxes(layer.encoding, tuple(rows), sharpness, layer.has_sink)
-    return [(scores, tuple(int(s) for s in row)) for row in rows]
+    none = (0.0,) * (1 + shifts.shape[1])
+    return [(scores, tuple(int(s) for s in row), none) for row in rows]
 
 
 def _squares(
@@ -979,7 +713,7 @@ def _squares(
             precision=precision,
             fraction=tuple((shift - whole).tolist()),
             sink=sink,
-            slack=tuple(slack[head].tolist()),
         )
-        found.append((scores, tuple(int(w) for w in whole.tolist())))
+        pixels = tuple(int(w) for w in whole.tolist())
+        found.append((scores, pixels, tuple(slack[head].tolist())))
     return found
