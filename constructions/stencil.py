@@ -166,11 +166,11 @@ class Geometry:
             ValueError: the kernel is larger than the padded image.
         """
         axes = zip(self.output_padding, self.pixel_spacing, self.dilation, strict=True)
-        if self.transposed and any(extra >= max(s, r) for extra, s, r in axes):
+        if self.transposed and not all(0 <= extra < max(s, r) for extra, s, r in axes):
             # Only now: an output_size would have taken its place.
             raise ValueError(
-                f"conv has output_padding {self.output_padding}; accepted: less than the larger of "
-                f"stride {self.pixel_spacing} and dilation {self.dilation}"
+                f"conv has output_padding {self.output_padding}; accepted: 0 or more, less than "
+                f"the larger of stride {self.pixel_spacing} and dilation {self.dilation}"
             )
         shape = self._query_shape(spatial_shape)
         if min(shape) < 1:
@@ -351,7 +351,7 @@ def _check_options(conv: AnyConvolution) -> None:
         check_sizes(name, getattr(conv, name), 1)
     if conv.transposed:
         check_sizes("padding", tuple(conv.padding), 0)
-        check_sizes("output_padding", conv.output_padding, 0)
+        check_sizes("output_padding", conv.output_padding, None)
     elif not isinstance(conv.padding, str):
         # torch adds the other borders by itself, and takes a negative padding for a cut.
         check_sizes("padding", conv.padding, 0 if conv.padding_mode == "zeros" else None)

@@ -265,9 +265,12 @@ def test_output_size_is_output_padding_chosen_at_the_call(rank: int) -> None:
 
 
 @exact
-def test_output_size_takes_the_place_of_an_output_padding_that_torch_would_refuse() -> None:
-    conv = conv_of(1, stride=2, output_padding=7, transposed=True)
-    case = Case(conv, image_of(1), [14])
+@pytest.mark.parametrize(("stride", "refused", "size"), [(2, 7, 14), (2, -1, 14), (1, -1, 8)])
+def test_output_size_takes_the_place_of_an_output_padding_that_torch_would_refuse(
+    stride: int, refused: int, size: int
+) -> None:
+    conv = conv_of(1, stride=stride, output_padding=refused, transposed=True)
+    case = Case(conv, image_of(1), [size])
     truth = truth_of(case)
     assert agrees(conv, case, truth)
     assert all(agrees(layer, case, truth) for layer in layers(conv))
