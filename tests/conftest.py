@@ -2,6 +2,7 @@
 
 import os
 import random
+import warnings
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -29,11 +30,24 @@ DEVICES = ("cpu", "cuda", "mps")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add `--device`."""
+    """Add `--device`, and what a GPU may do (docs/on-a-gpu.md)."""
     parser.addoption(
         "--device",
         choices=[*DEVICES, "all"],
         help="devices that tests with a `device` argument run on (default: all that are here)",
+    )
+    parser.addoption(
+        "--tf32",
+        choices=["on", "off"],
+        help="whether a GPU may round float32 operands to TF32 (default: as torch has it)",
+    )
+    parser.addoption(
+        "--deterministic", action="store_true", help="ask torch for deterministic algorithms"
+    )
+    parser.addoption(
+        "--no-cudnn",
+        action="store_true",
+        help="convolutions as products of matrices: plain sums, where cuDNN may take Winograd's",
     )
 
 
@@ -49,6 +63,36 @@ def pytest_configure(config: pytest.Config) -> None:
     config.option.hypothesis_profile = name
     if name == "thorough" and config.option.hypothesis_seed is None:
         config.option.hypothesis_seed = str(random.SystemRandom().getrandbits(32))
+    set_flags(
+        tf32=config.getoption("--tf32"),
+        deterministic=config.getoption("--deterministic"),
+        cudnn=not config.getoption("--no-cudnn"),
+    )
+    if config.getoption("--deterministic"):
+        # Where there is none, torch says so and goes on.
+        without = "ignore:.* does not have a deterministic implementation:UserWarning"
+        config.addinivalue_line("filterwarnings", without)
+
+
+def set_flags(*, tf32: str | None, deterministic: bool, cudnn: bool) -> None:
+    """Tell torch, in this process, what the options say; without options torch is not imported."""
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read with the first product
+    if tf32 is None and not deterministic and cudnn:
+        return
+    import torch
+
+    if tf32 is not None:
+        with warnings.catch_warnings():
+            # The older flags, since torch still asks them itself, and setting them sets the newer.
+            warnings.simplefilter("ignore")
+            torch.backends.cuda.matmul.allow_tf32 = tf32 == "on"
+            torch.backends.cudnn.allow_tf32 = tf32 == "on"
+    if deterministic:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.enabled = cudnn
 
 
 def chosen_profile(environment: os._Environ[str] | dict[str, str]) -> str:

@@ -232,7 +232,7 @@ class Ledger:
             if path.suffix == ".json":
                 path.write_text(self.as_json(stated, accounts), encoding="utf-8")
             else:
-                facts = [f"- {name}: {value}" for name, value in provenance().items()]
+                facts = [f"- {name}: {value}" for name, value in self.provenance().items()]
                 parts = ["# Ledger", "\n".join([*facts, *(f"- {line}" for line in lines)])]
                 parts += ["\n".join(markdown(table)) for table in tables if table]
                 path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
@@ -243,6 +243,11 @@ class Ledger:
         seed = getattr(self.config.option, "hypothesis_seed", None)
         name = getattr(self.config.option, "hypothesis_profile", None) or "default"
         return f"profile {name}" + (f", seed {seed}" if seed is not None else "")
+
+    def provenance(self) -> dict[str, object]:
+        """That of this process, and of the card if a test recorded one."""
+        stages = [margin for note in self.notes.values() for margin in note["margins"]]
+        return provenance(on_gpu=any(device == "cuda" for device, *_ in stages))
 
     def as_json(self, stated: Mapping[str, Any], accounts: Mapping[Evidence, Account]) -> str:
         """The same facts for programs; an infinite ratio is the string "inf"."""
@@ -266,25 +271,62 @@ class Ledger:
             for kind in KINDS
             if (account := accounts.get((slug, kind)))
         ]
-        facts = provenance() | {"hypothesis": self.profile(), "examples": self.examples}
+        facts = self.provenance() | {"hypothesis": self.profile(), "examples": self.examples}
         return json.dumps({**facts, "evidence": rows}, indent=2) + "\n"
 
 
-def provenance() -> dict[str, object]:
-    """When, where and with what a run was made."""
+def provenance(*, on_gpu: bool = False) -> dict[str, object]:
+    """When, where and with what a run was made.
+
+    Args:
+        on_gpu: whether a GPU was used, if need be by workers of this process alone.
+    """
     facts: dict[str, object] = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "python": platform.python_version(),
         "torch": version("torch"),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
     }
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        facts["cuda"] = torch.cuda.get_device_name()
+    if on_gpu or "torch" in sys.modules:
+        import torch
+
+        facts |= card(torch) | flags(torch)
     described = subprocess.run(
         ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True
     )
     return facts | ({"commit": described.stdout.strip()} if described.returncode == 0 else {})
+
+
+def card(torch: Any) -> dict[str, object]:
+    """The GPU and what drives it; nothing without one.
+
+    Args:
+        torch: the module, which is imported late, and which a test can be in place of.
+    """
+    if not torch.cuda.is_available():
+        return {}
+    capability = ".".join(map(str, torch.cuda.get_device_capability()))
+    memory = torch.cuda.get_device_properties(0).total_memory / 2**30
+    toolkit, cudnn = torch.version.cuda or torch.version.hip, torch.backends.cudnn.version()
+    return {
+        "card": f"{torch.cuda.get_device_name()}, {memory:.0f} GiB, capability {capability}",
+        "cuda": f"{toolkit}, cuDNN {cudnn}",
+    }
+
+
+def flags(torch: Any) -> dict[str, object]:
+    """What torch was told about float32 products and about determinism."""
+    gpu, cudnn, onednn = torch.backends.cuda, torch.backends.cudnn, torch.backends.mkldnn
+    deterministic = torch.are_deterministic_algorithms_enabled() and cudnn.deterministic
+    return {
+        "float32 products": (
+            f"GPU {gpu.matmul.fp32_precision} (convolutions {cudnn.conv.fp32_precision}), "
+            f"CPU {onednn.matmul.fp32_precision} (convolutions {onednn.conv.fp32_precision}); "
+            "none: not rounded"
+        ),
+        "algorithms": ("deterministic" if deterministic else "any")
+        + ("" if cudnn.enabled else ", without cuDNN"),
+    }
 
 
 # Tables -------------------------------------------------------------------------------------------

@@ -65,6 +65,27 @@ def test_cpu_is_always_present() -> None:
     assert conftest.is_present("cpu")
 
 
+FLAGS = """
+import os
+import sys
+
+def test_flags(request):
+    option = request.config.getoption
+    if option("--tf32") is None and not option("--deterministic") and not option("--no-cudnn"):
+        assert "torch" not in sys.modules
+        return
+    import torch
+    gpu, cudnn = torch.backends.cuda, torch.backends.cudnn
+    assert (gpu.matmul.fp32_precision == "tf32") == (option("--tf32") == "on")
+    assert (cudnn.conv.fp32_precision == "tf32") == (option("--tf32") != "off")
+    assert torch.are_deterministic_algorithms_enabled() == option("--deterministic")
+    assert cudnn.deterministic == option("--deterministic")
+    assert ("CUBLAS_WORKSPACE_CONFIG" in os.environ) == option("--deterministic")
+    assert cudnn.enabled != option("--no-cudnn")
+    with cudnn.flags(enabled=True):  # which asks the older flags
+        pass
+"""
+
 SAMPLE = """
 import pytest
 from hypothesis import core, given, strategies as st
@@ -82,6 +103,27 @@ def test_seed(request):
 """
 
 Run = Callable[..., pytest.RunResult]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["--tf32=on", "--no-cudnn"],
+        ["--tf32=off", "--deterministic"],
+    ],
+    ids=["none", "tf32_on_without_cudnn", "tf32_off_and_deterministic"],
+)
+def test_options_set_the_flags_of_torch(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, options: list[str]
+) -> None:
+    pytester.makepyfile(FLAGS)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    for name in ("CI", "HYPOTHESIS_PROFILE", "PYTEST_XDIST_WORKER", "CUBLAS_WORKSPACE_CONFIG"):
+        monkeypatch.delenv(name, raising=False)
+    # The older flags warn, which must not end a run whose warnings are errors.
+    run = pytester.runpytest_subprocess("-p", "tests.conftest", "-W", "error", *options)
+    run.assert_outcomes(passed=1)
 
 
 @pytest.fixture

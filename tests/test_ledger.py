@@ -5,6 +5,8 @@ import json
 import math
 import os
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis.errors import UnsatisfiedAssumption
@@ -18,7 +20,10 @@ from tests.ledger import (
     Account,
     Margin,
     Notes,
+    card,
     counted,
+    flags,
+    provenance,
     readme_block,
     record,
     theorems,
@@ -141,8 +146,11 @@ def test_ledger_is_written_as_markdown_and_as_json(run: Run, pytester: pytest.Py
     assert "- 67 Hypothesis examples ran (profile default)" in text
     assert "| T1 | first | 1 passed | 1 passed | 2 passed | - | - | 47 |" in text
     assert "| T2 control, cuda | 3 (1) | - | - | - |" in text
+    assert "- float32 products: GPU " in text  # since a test says that it ran on one
 
-    run("-n", "0", "--ledger", "day.json")
+    # The one test that says it ran on a GPU, for which torch would be imported again.
+    without = ("--deselect", "tests/test_first.py::test_rejected")
+    run("-n", "0", "--ledger", "day.json", *without)
     facts = json.loads((pytester.path / "day.json").read_text())
     rows = {(row["theorem"], row["kind"]): row for row in facts["evidence"]}
     assert facts["examples"] == 67
@@ -150,6 +158,65 @@ def test_ledger_is_written_as_markdown_and_as_json(run: Run, pytester: pytest.Py
     assert rows["first", "exact"]["margins"] == [
         {"device": "cpu", "dtype": "float64", "cases": 7, "worst": None}
     ]
+
+
+def a_torch(*, has_card: bool, deterministic: bool = False, cudnn: bool = True) -> Any:
+    """Enough of torch to say where it ran and with what flags."""
+    matmul, conv = SimpleNamespace(fp32_precision="none"), SimpleNamespace(fp32_precision="tf32")
+    memory = SimpleNamespace(total_memory=80 * 2**30)
+    return SimpleNamespace(
+        cuda=SimpleNamespace(
+            is_available=lambda: has_card,
+            get_device_name=lambda: "Card 9000",
+            get_device_capability=lambda: (9, 0),
+            get_device_properties=lambda index: memory,
+        ),
+        version=SimpleNamespace(cuda="13.0", hip=None),
+        backends=SimpleNamespace(
+            cuda=SimpleNamespace(matmul=matmul),
+            cudnn=SimpleNamespace(
+                conv=conv, deterministic=deterministic, enabled=cudnn, version=lambda: 91002
+            ),
+            mkldnn=SimpleNamespace(matmul=matmul, conv=matmul),
+        ),
+        are_deterministic_algorithms_enabled=lambda: deterministic,
+    )
+
+
+def test_record_names_the_card_and_what_drives_it() -> None:
+    assert card(a_torch(has_card=False)) == {}
+    assert card(a_torch(has_card=True)) == {
+        "card": "Card 9000, 80 GiB, capability 9.0",
+        "cuda": "13.0, cuDNN 91002",
+    }
+
+
+@pytest.mark.parametrize(
+    ("deterministic", "cudnn", "algorithms"),
+    [
+        (False, True, "any"),
+        (True, True, "deterministic"),
+        (True, False, "deterministic, without cuDNN"),
+    ],
+    ids=["any", "deterministic", "without_cudnn"],
+)
+def test_record_names_the_flags_of_the_run(
+    deterministic: bool, cudnn: bool, algorithms: str
+) -> None:
+    told = flags(a_torch(has_card=True, deterministic=deterministic, cudnn=cudnn))
+    assert told == {
+        "float32 products": (
+            "GPU none (convolutions tf32), CPU none (convolutions none); none: not rounded"
+        ),
+        "algorithms": algorithms,
+    }
+
+
+def test_flags_are_those_that_torch_has() -> None:
+    import torch
+
+    assert set(flags(torch)) == {"float32 products", "algorithms"}
+    assert not torch.cuda.is_available() or "card" in provenance(on_gpu=True)
 
 
 def test_margin_keeps_the_worst_ratio_and_takes_nan_for_infinite() -> None:
