@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from typing import Protocol
 
 import torch
@@ -21,13 +22,13 @@ from torch import Tensor, nn
 
 from constructions.borders import Border, Zeros, check_reach, padded
 from constructions.boundaries import Boundary, View
-from constructions.encodings import Encoding, Mixing, Window, on_axes
+from constructions.encodings import Encoding, Window, is_mixing, on_axes
 from constructions.formats import accumulator
 from constructions.lattice import Lattice, displacements
 from constructions.normalisers import Normaliser
 from constructions.scores import own_row, rows_below_targets
 from constructions.soft_padding import SINK_HEIGHT, SoftPadding
-from constructions.stencil import Geometry, checked_spatial_shape
+from constructions.stencil import Geometry, checked_spatial_shape, offsets_in_order
 
 
 class Evaluation(Protocol):
@@ -39,6 +40,9 @@ class Evaluation(Protocol):
 
     def objection(self, layer: MultiHeadSelfAttention) -> str | None:
         """Why this way does not apply to the layer as it stands, or None."""
+
+    def limit(self, layer: MultiHeadSelfAttention, view: View) -> str | None:
+        """Why this way does not apply to an input, if it applies to the layer, or None."""
 
     def __call__(self, layer: MultiHeadSelfAttention, view: View) -> Tensor:
         """The output, (N, D_out, *queries.shape), of the image's dtype."""
@@ -83,8 +87,9 @@ class MultiHeadSelfAttention(nn.Module):
         positional_shift: (H, d), the shift Δ that names v: v_h = sharpness (-1, 2 Δ_h) for the
             quadratic encoding.
         positional_sharpness: scalar, or None when saturated.
-        value: W_val, (H, G, D_in / G, D_h).
-        output: W_out, (H, G, D_h, D_out / G).
+        value: W_val, (G, D_h, D_in / G, H), stored as a convolution stores its kernel: transposed
+            and with the heads, its taps, last. `head_matrices` has one matrix for each head.
+        output: W_out, (G, D_out / G, D_h, H), likewise.
         bias: b_out, (D_out,) or None.
     """
 
@@ -141,8 +146,8 @@ class MultiHeadSelfAttention(nn.Module):
         else:
             self.positional_sharpness = zeros(dtype=_position_dtype(device))
             nn.init.constant_(self.positional_sharpness, sharpness)
-        self.value = zeros(num_heads, groups, d_in // groups, head_dim)
-        self.output = zeros(num_heads, groups, head_dim, d_out // groups)
+        self.value = zeros(groups, head_dim, d_in // groups, num_heads)
+        self.output = zeros(groups, d_out // groups, head_dim, num_heads)
         self.bias: nn.Parameter | None
         if bias:
             self.bias = zeros(d_out)
@@ -167,7 +172,11 @@ class MultiHeadSelfAttention(nn.Module):
 
     @property
     def evaluation(self) -> str:
-        """How the layer is computed: "dense" or "factored"."""
+        """How the layer is computed: "factored", "fused", "flex" or "dense".
+
+        By its structure; where "auto" has chosen "fused", an input beyond its range is computed
+        densely.
+        """
         return self._chosen_evaluation().name
 
     @property
@@ -187,7 +196,7 @@ class MultiHeadSelfAttention(nn.Module):
 
     def is_saturated(self, dtype: torch.dtype) -> bool:
         """Whether weights of a given dtype are exactly one-hot."""
-        if isinstance(self.encoding, Window | Mixing):
+        if isinstance(self.encoding, Window) or is_mixing(self.encoding):
             return False
         if self.positional_sharpness is None:
             return True
@@ -226,14 +235,12 @@ class MultiHeadSelfAttention(nn.Module):
         spatial_shape = self._checked_spatial_shape(x)
         geometry = self._geometry(spatial_shape, output_size)
         batched = x.dim() == geometry.dimension + 2
-        with self._without_autocast(x.device.type) as autocast_dtype:
-            dtype = self.dtype if autocast_dtype is None else autocast_dtype
-            image = (x if batched else x.unsqueeze(0)).to(dtype)
-            if self.in_channels is None:
-                y = self._evaluated(image.flatten(0, 1).unsqueeze(1), geometry)
-                y = y.reshape(*image.shape[:2], *y.shape[2:])
-            else:
-                y = self._evaluated(image, geometry)
+        image = x if batched else x.unsqueeze(0)
+        if _is_autocast(x.device.type):
+            with self._without_autocast(x.device.type) as autocast_dtype:
+                y = self._evaluated(image.to(autocast_dtype or self.dtype), geometry)
+        else:
+            y = self._evaluated(image, geometry)
         return y if batched else y.squeeze(0)
 
     def attention_weights(
@@ -306,26 +313,34 @@ class MultiHeadSelfAttention(nn.Module):
         """What stands on the keys, the sink apart: (N, D_in, *keys shape)."""
         return self.boundary_rule.values(view, self.border)
 
+    def head_matrices(self) -> tuple[Tensor, Tensor]:
+        """Every head's W_val, (H, G, D_in / G, D_h), and W_out, (H, G, D_h, D_out / G): views."""
+        return _by_head(self.value), _by_head(self.output)
+
     def mixing(self, dtype: torch.dtype) -> Tensor:
         """W_val^h W_out^h in the given dtype: (H, G, D_in / G, D_out / G).
 
         Exact when either factor is the identity, as the construction has it; and then no product
-        is formed, unless its gradient is wanted.
+        is formed, unless its gradient is wanted: it is a view of the other factor.
         """
-        value, output = self.value.to(dtype), self.output.to(dtype)
-        trained = self.value.requires_grad or self.output.requires_grad
-        if self._has_no_values or (torch.is_grad_enabled() and trained):
-            return value @ output
-        if _is_identity(output):
-            return value
-        if _is_identity(value):
-            return output
-        return value @ output
+        return _by_head(self._mixing(dtype))
+
+    def _mixing(self, dtype: torch.dtype) -> Tensor:
+        """`mixing` as the factors are stored: (G, D_out / G, D_in / G, H)."""
+        value, output = self.value, self.output
+        trained = torch.is_grad_enabled() and (value.requires_grad or output.requires_grad)
+        if not (trained or self._has_no_values):
+            if _is_identity(output):
+                return value.to(dtype)
+            if _is_identity(value):
+                return output.to(dtype)
+        product = _by_head(value.to(dtype)) @ _by_head(output.to(dtype))
+        return product.permute(1, 3, 2, 0)
 
     def head_mixing(self, view: View, dtype: torch.dtype) -> Tensor:
         """What each head does with what it sees on given lattices: `mixing`, times its gain."""
         mixing = self.mixing(dtype)
-        if not isinstance(self.encoding, Mixing):
+        if not is_mixing(self.encoding):
             return mixing
         gains = self.encoding.gains(self._shifts(), self.boundary_rule.keys(view))
         exact = _position_dtype(self.value.device)
@@ -340,7 +355,7 @@ class MultiHeadSelfAttention(nn.Module):
         if self._has_no_values:
             return True
         parameters = [getattr(self, name) for name in self.content]
-        return any(p.requires_grad or bool(p.detach().count_nonzero()) for p in parameters)
+        return any(p.requires_grad or bool(p.count_nonzero()) for p in parameters)
 
     def shares_structure(self) -> bool:
         """Whether the heads differ in shift and matrices alone, their shifts on the kernel's grid.
@@ -348,30 +363,40 @@ class MultiHeadSelfAttention(nn.Module):
         Traced code takes the answer of the last call that was not traced.
         """
         if not self._has_no_values:
-            trained = self.positional_key.requires_grad or self.positional_shift.requires_grad
-            taps = self._taps()
-            size = self.positional_shift.new_tensor(self.geometry.kernel_size)
-            on_grid = (taps == taps.round()) & (taps >= 0) & (taps < size)
-            identity = torch.eye(self.positional_key.shape[-1]).to(self.positional_key)
-            same = (self.positional_key == identity).all()
-            self._shared = not (trained or self.has_live_content()) and bool(on_grid.all() & same)
+            key, shift = self.positional_key, self.positional_shift
+            self._shared = (
+                not (key.requires_grad or shift.requires_grad or self.has_live_content())
+                and _are_identities(key)
+                and (self._is_in_order() or self._is_on_grid())
+            )
         return self._shared
 
-    def tap_matrices(self, dtype: torch.dtype) -> Tensor:
-        """The matrix that the heads apply at each tap: (taps, G, D_in / G, D_out / G).
+    def kernel(self, dtype: torch.dtype) -> Tensor:
+        """The kernel that the heads make, as torch's convolution takes it, without its bias.
 
-        Heads of one shift add up, and a tap that no head attends to has none. Only for a layer
-        that shares its structure.
+        (D_out, D_in / G, *kernel size). Heads of one shift add up, and a tap that no head attends
+        to has none. Where one factor is the identity and the heads are in the order of the taps, as
+        the construction has it, this is a view of the other factor, unless its gradient is wanted.
+        Only for a layer that shares its structure.
         """
+        mixing = self._mixing(dtype)
         size = self.geometry.kernel_size
-        strides = [math.prod(size[axis + 1 :]) for axis in range(len(size))]
-        tap = (self._taps() * self.positional_shift.new_tensor(strides)).sum(dim=-1).long()
-        mixing = self.mixing(dtype)
-        in_order = torch.arange(self.geometry.taps, device=tap.device)
-        if not self._has_no_values and torch.equal(tap, in_order):
-            return mixing
-        none = mixing.new_zeros(self.geometry.taps, *mixing.shape[1:])
-        return none.index_add(0, tap, mixing)
+        if self._has_no_values or not self._is_in_order():
+            strides = [math.prod(size[axis + 1 :]) for axis in range(len(size))]
+            tap = (self._taps() * self.positional_shift.new_tensor(strides)).sum(dim=-1).long()
+            none = mixing.new_zeros(*mixing.shape[:3], self.geometry.taps)
+            mixing = none.index_add(3, tap, mixing)
+        groups, outputs, inputs, _ = mixing.shape
+        return mixing.reshape(groups * outputs, inputs, *size)
+
+    def _is_in_order(self) -> bool:
+        """Whether head h attends to tap h, as the construction has it."""
+        return self.positional_shift.tolist() == offsets_in_order(self.geometry)
+
+    def _is_on_grid(self) -> bool:
+        """Whether every head attends to one of the taps."""
+        taps, size = self._taps(), self.positional_shift.new_tensor(self.geometry.kernel_size)
+        return bool(((taps == taps.round()) & (taps >= 0) & (taps < size)).all())
 
     def _taps(self) -> Tensor:
         """Each head's shift as a multi-index of the kernel, (H, d)."""
@@ -382,7 +407,7 @@ class MultiHeadSelfAttention(nn.Module):
     def extra_repr(self) -> str:
         """Describe the layer as torch's own modules do."""
         sharpness = "saturated" if self.positional_sharpness is None else f"{self.sharpness:g}"
-        if isinstance(self.encoding, Mixing):
+        if is_mixing(self.encoding):
             sharpness = "none"
         return (
             f"{self.in_channels}, {self.out_channels}, num_heads={self.num_heads}, "
@@ -395,17 +420,13 @@ class MultiHeadSelfAttention(nn.Module):
         if not isinstance(x, Tensor):
             raise TypeError(f"x is a {type(x).__name__}; accepted: a torch.Tensor")
         spatial_shape = checked_spatial_shape(x, self.in_channels, self.geometry.dimension)
-        low = (torch.float16, torch.bfloat16, torch.float32)
-        autocast = _is_autocast(x.device.type) and {
-            x.dtype,
-            self.dtype,
-        } <= set(low)
-        if x.dtype != self.dtype and not autocast:
-            raise ValueError(f"x has dtype {x.dtype}; accepted: {self.dtype}, the layer's")
-        if x.device != self.value.device:
-            raise ValueError(
-                f"x is on {x.device}; accepted: {self.value.device}, the layer's device"
-            )
+        own = self.value
+        if x.dtype != own.dtype:
+            low = {torch.float16, torch.bfloat16, torch.float32}
+            if not (_is_autocast(x.device.type) and {x.dtype, own.dtype} <= low):
+                raise ValueError(f"x has dtype {x.dtype}; accepted: {own.dtype}, the layer's")
+        if x.device != own.device:
+            raise ValueError(f"x is on {x.device}; accepted: {own.device}, the layer's device")
         return spatial_shape
 
     def _geometry(
@@ -420,21 +441,29 @@ class MultiHeadSelfAttention(nn.Module):
         return self.geometry.with_output_size(spatial_shape, output_size)
 
     def _evaluated(self, image: Tensor, geometry: Geometry) -> Tensor:
-        return self._chosen_evaluation()(self, self._view(image, geometry))
+        apart = self.in_channels is None
+        view = self._view(image.flatten(0, 1).unsqueeze(1) if apart else image, geometry)
+        y = self._chosen_evaluation(view)(self, view)
+        return y.reshape(*image.shape[:2], *y.shape[2:]) if apart else y
 
     def _view(self, image: Tensor, geometry: Geometry) -> View:
         view = View.of(image, geometry)
         check_reach(self.border, view.pixels, view.targets)
         return view
 
-    def _chosen_evaluation(self) -> Evaluation:
-        """The first evaluation that applies; the last one must."""
+    def _chosen_evaluation(self, view: View | None = None) -> Evaluation:
+        """The first evaluation that applies, to an input if there is one; the last one must."""
         objection = None
         for evaluation in self._evaluations:
             objection = evaluation.objection(self)
+            if objection is None and view is not None:
+                objection = evaluation.limit(self, view)
             if objection is None:
                 return evaluation
-        raise ValueError(f"evaluation {self._evaluations[-1].name!r} does not apply: {objection}")
+        raise ValueError(
+            f"evaluation {self._evaluations[-1].name!r} does not apply: {objection}; accepted: "
+            "'dense' or 'auto'"
+        )
 
     def _shifts(self) -> Tensor:
         """The heads' shifts, (H, d), in the format that positions are computed in."""
@@ -446,7 +475,9 @@ class MultiHeadSelfAttention(nn.Module):
         Raises:
             ValueError: the encoding cannot select the shifts there.
         """
-        return self._gap(keys.shape, keys.spacing, keys.origin)
+        if torch.compiler.is_compiling():
+            return self._gap(*keys.constants)
+        return self.encoding.gap(self._shifts(), keys)
 
     def _gap(self, *keys: tuple[int, ...]) -> float:
         """The gap: a constant of traced code, as the lattice is."""
@@ -462,7 +493,7 @@ class MultiHeadSelfAttention(nn.Module):
         """
         gap = self.gap(self.boundary_rule.keys(view))
         # The scores of heads that mix are what they are: no gap is to be widened.
-        mixes = isinstance(self.encoding, Mixing)
+        mixes = is_mixing(self.encoding)
         scale = 1.0 if mixes else self.sharpness_in(view.image.dtype) / gap
         heads = []
         position = _position_dtype(self.value.device)
@@ -544,16 +575,51 @@ def _is_autocast(device_type: str) -> bool:
 
 def _position_dtype(device: torch.device | str | None) -> torch.dtype:
     """float64, in which integers are exact to 2^53, except where the device has none."""
-    on_mps = device is not None and torch.device(device).type == "mps"
+    on_mps = device is not None and str(device).startswith("mps")
     return torch.float32 if on_mps else torch.float64
 
 
-def _is_identity(matrices: Tensor) -> bool:
-    """Whether all of (..., n, m) are identity matrices; reads them once, and makes none."""
-    if matrices.shape[-1] != matrices.shape[-2]:
-        return False
-    diagonal = matrices.diagonal(dim1=-2, dim2=-1)
-    return bool((diagonal == 1).all()) and int(matrices.count_nonzero()) == diagonal.numel()
+def _by_head(factor: Tensor) -> Tensor:
+    """The matrices (H, G, n, m) of a factor (G, m, n, H): a view."""
+    return factor.permute(3, 0, 2, 1)
+
+
+def _are_identities(matrices: Tensor) -> bool:
+    """Whether all of (H, n, n) are the identity; small ones are compared as plain numbers."""
+    n = matrices.shape[-1]
+    if matrices.numel() > 4096:
+        return torch.equal(matrices, torch.eye(n).to(matrices).expand_as(matrices))
+    return bool(matrices.tolist() == [_identity(n)] * len(matrices))
+
+
+@lru_cache(maxsize=64)
+def _identity(n: int) -> list[list[float]]:
+    """The identity as plain numbers, not to be changed."""
+    return [[float(i == j) for j in range(n)] for i in range(n)]
+
+
+def _is_identity(factor: Tensor) -> bool:
+    """Whether the matrices of a factor (G, m, n, H) are the identity; reads them once, as bytes.
+
+    Without its last entry, an n x n matrix is n - 1 rows of n + 1 entries, of which the first is on
+    the diagonal. The others are zeros if the largest of their bytes is, which vector units find at
+    the speed of memory.
+    """
+    groups, m, n, _ = factor.shape
+    if n != m or not factor.numel():
+        return n == m
+    if n > 1:
+        entries = factor.contiguous().view(torch.uint8)
+        size = entries.shape[3]
+        beside = entries.as_strided(
+            (groups, n - 1, n * size),
+            (n * n * size, (n + 1) * size, 1),
+            entries.storage_offset() + size,
+        )
+        if beside.amax().item():
+            return False
+    least, most = factor.diagonal(dim1=1, dim2=2).aminmax()
+    return least.item() == 1 == most.item()
 
 
 def _tokens(image: Tensor) -> Tensor:

@@ -102,9 +102,10 @@ def check_reach(border: Border, pixels: Lattice, keys: Lattice) -> None:
     """Raise a ValueError where the keys reach further than the border is defined."""
     for axis, size in enumerate(pixels.shape):
         limit = border.reach(size)
-        lowest, highest = keys.origin[axis], keys.last[axis]
-        beyond = max(-lowest, highest - pixels.last[axis])
-        if limit is not None and beyond > limit:
+        if limit is None:
+            continue
+        beyond = max(-keys.origin[axis], keys.last[axis] - pixels.last[axis])
+        if beyond > limit:
             raise ValueError(
                 f"{border.mode} padding of {beyond} goes beyond the image, which has {size} pixels "
                 f"on spatial axis {axis}; accepted: at most {limit}"

@@ -35,14 +35,7 @@ class View:
     @classmethod
     def of(cls, image: Tensor, geometry: Geometry) -> View:
         """The view of an image (N, D_in, *spatial) by a convolution's geometry."""
-        shape = tuple(image.shape[2:])
-        return cls(
-            image,
-            geometry.pixels(shape),
-            geometry.targets(shape),
-            geometry.explicit_keys(shape),
-            geometry.queries(shape),
-        )
+        return cls(image, *geometry.lattices(tuple(image.shape[2:])))
 
 
 class Boundary(Protocol):

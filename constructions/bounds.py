@@ -22,12 +22,17 @@ from constructions.formats import (
 from constructions.normalisers import EXP_ERROR
 from constructions.soft_padding import SINK_HEIGHT, SoftPadding, along
 from constructions.stencil import Stencil
+from constructions.units import Products, grown
 
 ROUND_UP = 1 + 2**-46
 """Covers the rounding of the scalar formulas below: at most 40 operations within 2 units each."""
 
 UNDERFLOW = 32 * smallest_subnormal(torch.float64)
 """Covers their underflow, for each dimension (page of T2, equation 21)."""
+
+
+KEYS_IN_A_BLOCK = 32
+"""Hypothesis on fused kernels: they rescale their sums once in as many keys at the most."""
 
 
 def leak(sharpness: float, dimension: int) -> float:
@@ -55,7 +60,7 @@ def off_target_mass(sharpness: float, dimension: int) -> float:
 
     Arguments, rounding and errors as in `leak`; inf where it exceeds every float64.
     """
-    return _grown(dimension * _log_theta(sharpness, dimension)) + dimension * UNDERFLOW
+    return grown(dimension * _log_theta(sharpness, dimension)) + dimension * UNDERFLOW
 
 
 def _log_theta(sharpness: float, dimension: int) -> float:
@@ -81,17 +86,7 @@ def gamma(terms: int, dtype: torch.dtype) -> float:
     The usual nu / (1 - nu) is larger, and meaningless for nu >= 1, which sums of 256 terms reach in
     bfloat16.
     """
-    return _grown(terms * math.log1p(unit_roundoff(dtype)))
-
-
-def _grown(exponent: float) -> float:
-    """e^z - 1 for z >= 0, rounded up; inf where it may exceed every float64.
-
-    The exponential amplifies the relative error of its argument by 1 + z.
-    """
-    if exponent >= 700:
-        return math.inf
-    return math.expm1(exponent) * (1 + (1 + exponent) * 2**-46)
+    return Products.plain(dtype).growth(terms)
 
 
 def gap_mass(sharpness: float, keys: int, *, has_sink: bool) -> float:
@@ -180,6 +175,25 @@ def exponential_error(dtype: torch.dtype, score_error: float) -> float:
     return own + math.expm1(score_error) * (1 + own) * ROUND_UP
 
 
+def streamed_error(dtype: torch.dtype, score_error: float, keys: int) -> float:
+    """That of an exponential in a fused kernel: the scale is rounded, and what is summed rescaled.
+
+    Equation 25 of `layer_error_is_certified`, for blocks of at least 32 keys.
+
+    Args:
+        dtype: in which it is computed.
+        score_error: what the encoding's own rounding can do to a score beforehand.
+        keys: how many keys there are.
+    """
+    u = unit_roundoff(dtype)
+    scale = 2 * (1 - math.log(smallest_normal(dtype))) * u * (1 + 2**-12)
+    blocks = grown((math.ceil(keys / KEYS_IN_A_BLOCK) * (EXP_ERROR + 2)) * math.log1p(u))
+    own = exponential_error(dtype, score_error)
+    for error in (scale, blocks):
+        own += error + own * error
+    return own * ROUND_UP
+
+
 def head_rounding(
     seen: Tensor,
     largest: Tensor,
@@ -189,11 +203,14 @@ def head_rounding(
     *,
     score_error: float = 0.0,
     rescaled: bool = False,
+    streamed: bool = False,
+    products: Products | None = None,
 ) -> Tensor:
     """What floating point adds to one head.
 
-    Equations 5 to 11 of `layer_error_is_certified` for one softmax over all keys; equations 21 to
-    27 of `attention_is_soft_padding_then_convolution` for one softmax after another.
+    Equations 5 to 11 of `layer_error_is_certified` for one softmax over all keys, and 22 where a
+    matrix unit applies it; equations 21 to 27 of `attention_is_soft_padding_then_convolution` for
+    one softmax after another.
 
     Args:
         seen: what the head sees of the moduli of the pixels, P|X|, or a bound on it.
@@ -204,9 +221,12 @@ def head_rounding(
         dtype: of the layer.
         score_error: what the encoding's own rounding can do to a score.
         rescaled: whether what a sink leaves of a row is one more factor.
+        streamed: whether a fused kernel goes through the keys in blocks, and normalises last.
+        products: how the device applies weights to values; None for plain sums.
 
     Returns:
-        The smaller of two forms, one relative to what is seen, one to the off-limit mass.
+        The smaller of two forms, one relative to what is seen, one to the off-limit mass; and what
+        a matrix unit adds to it.
     """
     exact = accumulator(dtype)
     u, tiny, eta = unit_roundoff(exact), smallest_normal(exact), smallest_subnormal(exact)
@@ -214,6 +234,8 @@ def head_rounding(
     cast_eta = 0.0 if dtype == exact else smallest_subnormal(dtype)
     steps = len(sizes) + rescaled
     exponential = (steps + 1 if steps > 1 else 1) * exponential_error(exact, score_error)
+    if streamed:
+        exponential = streamed_error(exact, score_error, sum(sizes))
 
     relative, lost = 0.0, 0.0
     errors: list[float] = []
@@ -227,21 +249,57 @@ def head_rounding(
         # The logarithm of the sums of exponentials is formed in float64 whatever the dtype.
         errors += exponential, 8 * u + cast, gamma(sum(sizes), torch.float64)
         lost += 2 * tiny + cast_eta
+    underflow = sum(sizes) * eta
+    if streamed:
+        # What a head sees is rounded to the format of the layer; and sums once for each block.
+        errors.append(cast)
+        lost += underflow
+        underflow += underflow + cast_eta
     for error in errors:
         relative += error + relative * error  # (1 + a)(1 + b) - 1, without cancellation
 
     summation = gamma(max(sizes), exact)
     computed = (1 + exponential) * mass + 2 * sum(sizes) * tiny
     stored = (1 + u) ** 2 * computed + sum(sizes) * eta
-    once = torch.as_tensor(26 * (1 + summation) * stored, dtype=seen.dtype)
+    doublings = 50 if streamed else 26
+    once = torch.as_tensor(doublings * (1 + summation) * stored, dtype=seen.dtype)
     second = (steps * once.log1p()).expm1() * largest
     if relative > 1 / 8:
         # Sums so long that the first form fails; of the second, what a sink leaves rests on it.
-        return torch.full_like(second, math.inf) if rescaled else second * ROUND_UP
-    # `seen` is itself computed in float64.
-    first = relative * (1 + 2**-30) * seen
-    first = first + 2**steps * (lost * largest + sum(sizes) * eta)
-    return torch.minimum(first, second) * ROUND_UP
+        nearest = torch.full_like(second, math.inf) if rescaled else second * ROUND_UP
+    else:
+        # `seen` is itself computed in float64.
+        first = relative * (1 + 2**-30) * seen
+        first = first + 2**steps * (lost * largest + underflow)
+        nearest = torch.minimum(first, second) * ROUND_UP
+    if products is None or products.steps == 1:
+        return nearest
+    return nearest + _on_a_unit(seen, largest, nearest, sizes, dtype, products)
+
+
+def _on_a_unit(
+    seen: Tensor,
+    largest: Tensor,
+    nearest: Tensor,
+    sizes: Sequence[int],
+    dtype: torch.dtype,
+    products: Products,
+) -> Tensor:
+    """What a matrix unit adds to a head whose stored weights are within `nearest` of the real ones.
+
+    Only the first of several softmaxes is applied to pixels as they are stored; what it makes of
+    them is in the format of the sums.
+    """
+    # What a sink leaves of a row is one more factor, and rounds these parts too.
+    growth, lost, values = products.step, 0.0, dtype
+    for size in sizes:
+        once = products.growth(size, dtype, values)
+        growth += once + growth * once  # (1 + a)(1 + b) - 1, without cancellation
+        lost += products.lost(size, 1.0)
+        values = products.sums
+    lost *= 2 ** (len(sizes) + 1) * (1 + growth)
+    added: Tensor = growth * (seen + nearest) + lost * (1 + largest)
+    return added * (1 + 2**-30)
 
 
 @dataclass(frozen=True)
@@ -275,6 +333,8 @@ def layer_bound(
     *,
     sums: torch.dtype,
     stored: torch.dtype,
+    products: Products | None = None,
+    operands: Sequence[torch.dtype] = (),
 ) -> tuple[Tensor, Tensor]:
     """How far the layer can be from the convolution, at every output.
 
@@ -285,6 +345,8 @@ def layer_bound(
         heads: what the heads do to `limit`.
         sums: the format in which the layer adds.
         stored: the format of its output.
+        products: how the device forms that sum; None for plain sums.
+        operands: the formats in which its operands are stored, as `Products.growth` takes them.
 
     Returns:
         leak and rounding, both float64 of the shape of `exact`. The rounding covers that of `exact`
@@ -302,10 +364,13 @@ def layer_bound(
     strayed = magnitude.convolve(heads.deviation.abs())
     leak = stencil.convolve(heads.deviation).abs() if heads.signed else strayed
     carried = magnitude.convolve(heads.rounding)
+    formed = Products.plain(sums) if products is None else products
+    growth = formed.growth(terms + 1, *operands)
+    largest = sum(map(_most, (limit, heads.deviation, heads.rounding, stencil.matrices)))
     size = magnitude.convolve(limit.abs()) + bias
     summed = size + strayed + carried
-    rounding = carried + gamma(terms + 1, sums) * summed + terms * smallest_subnormal(sums)
-    overflow = summed * (1 + gamma(terms + 1, sums)) > torch.finfo(sums).max
+    rounding = carried + growth * summed + formed.lost(terms, largest)
+    overflow = summed * (1 + growth) > torch.finfo(sums).max
     if stored != sums:
         rounded = exact.abs() + leak + rounding
         rounding = rounding + unit_roundoff(stored) * rounded + smallest_subnormal(stored)
@@ -315,3 +380,8 @@ def layer_bound(
     # What the sums of this function, all of terms of one sign, can have lost themselves.
     own = 1 + 2 * gamma(terms + 32, double)
     return leak * own, ((rounding + reference) * own).masked_fill(overflow, math.inf)
+
+
+def _most(numbers: Tensor) -> float:
+    """The largest modulus; 0 of none."""
+    return float(numbers.abs().max()) if numbers.numel() else 0.0

@@ -6,7 +6,7 @@ Theorem: `layer_error_is_certified`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,8 +20,12 @@ from constructions.formats import accumulator
 from constructions.mixing import mixing_bound
 from constructions.reproduction import reproduction
 from constructions.source import AnySource
+from constructions.units import Operation, Products, products_of
 
 PAGE = "docs/theorems/layer_error_is_certified.md"
+
+OPERATIONS: Mapping[str, Operation] = {"factored": "convolution", "dense": "matmul"}
+"""What an evaluation asks torch for, and other evaluations its attention, then products."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,8 @@ def certify(
     The bound speaks of the attention layer that the construction builds from `conv` at the layer's
     sharpness; any other layer is judged by it. It assumes gradual underflow, sums in any order by
     rounded additions or fused multiply-adds, and an exponential within 20 units in the last place.
+    Where torch's flags, as they are now, let x's device round the operands of float32 products, as
+    TF32 does, the bound allows for that and for the sums of matrix units.
 
     Args:
         layer: an attention layer, as `attention_from_conv` returns it.
@@ -119,7 +125,13 @@ def certify(
     if isinstance(layer.encoding, Mixing):
         bound = mixing_bound(comparison, layer)
     else:
-        bound = _bound(comparison, comparison.head_errors(layer), accumulator(x.dtype), x.dtype)
+        exact = accumulator(x.dtype)
+        operation = OPERATIONS.get(layer.evaluation, "attention")
+        products = products_of(operation, exact, x.device.type)
+        # One-hot heads hand on pixels as they are stored.
+        seen = x.dtype if layer.is_saturated(x.dtype) else exact
+        heads = comparison.head_errors(layer)
+        bound = _bound(comparison, heads, exact, x.dtype, products, (x.dtype, seen))
     return _certificate(comparison, bound, layer, conv, x, output_size)
 
 
@@ -127,7 +139,9 @@ def assert_equivalent(layer: nn.Module, conv: AnySource, x: Tensor, leak: float 
     """Raise an AssertionError unless a module computes a convolution, within rounding.
 
     An attention layer of ours is held to its certificate. Any other module is held to the rounding
-    of a sum of the convolution's terms in any order in x's own dtype, plus the leak.
+    of a sum of the convolution's terms in any order in x's own dtype, plus the leak; where torch's
+    flags let x's device round the operands of float32 products, pixels, matrices and partial sums
+    may each be rounded so once.
 
     Args:
         layer: any module that is called as the convolution is.
@@ -151,7 +165,8 @@ def assert_equivalent(layer: nn.Module, conv: AnySource, x: Tensor, leak: float 
         comparison = Comparison.of(conv, x)
         heads = HeadErrors.none(comparison.limit)
         granted = replace(heads, deviation=leak * comparison.spread(), signed=False)
-        bound = _bound(comparison, granted, x.dtype, x.dtype)
+        products = products_of("any", x.dtype, x.device.type)
+        bound = _bound(comparison, granted, x.dtype, x.dtype, products, 3 * (x.dtype,))
         certificate = _certificate(comparison, bound, layer, conv, x, None)
     if certificate.holds:
         return
@@ -171,14 +186,26 @@ def _where_to_read(layer: nn.Module, conv: AnySource, x: Tensor) -> str:
 
 
 def _bound(
-    comparison: Comparison, heads: HeadErrors, sums: torch.dtype, stored: torch.dtype
+    comparison: Comparison,
+    heads: HeadErrors,
+    sums: torch.dtype,
+    stored: torch.dtype,
+    products: Products,
+    operands: Sequence[torch.dtype],
 ) -> tuple[Tensor, Tensor]:
     """Leak and rounding of a layer with one head for each tap, of the output's shape."""
     exact = comparison.exact
     spatial = exact.shape[2 - comparison.limit.dim() :]
     images = exact.reshape(-1, comparison.stencil.out_channels, *spatial)
     leak, rounding = layer_bound(
-        comparison.stencil, comparison.limit, images, heads, sums=sums, stored=stored
+        comparison.stencil,
+        comparison.limit,
+        images,
+        heads,
+        sums=sums,
+        stored=stored,
+        products=products,
+        operands=operands,
     )
     return leak.reshape(exact.shape), rounding.reshape(exact.shape)
 

@@ -24,7 +24,7 @@ from constructions.bounds import (
     table_mass,
 )
 from constructions.encodings import Encoding, Window, on_axes, relative_score_error
-from constructions.formats import check_format, unit_roundoff
+from constructions.formats import accumulator, check_format, unit_roundoff
 from constructions.lattice import Lattice, displacements
 from constructions.normalisers import Softmax
 from constructions.pooling import AnyPooling, WindowGeometry
@@ -32,6 +32,7 @@ from constructions.scores import below_peaks
 from constructions.soft_padding import SoftPadding
 from constructions.source import canonical, check_convertible
 from constructions.stencil import AnyConvolution, Stencil, checked_spatial_shape
+from constructions.units import Products, products_of
 
 NON_FINITE = "theorem T9, docs/theorems/dense_attention_spreads_non_finite_pixels.md"
 
@@ -140,6 +141,7 @@ class Comparison:
         together = (keys.size + has_sink,)
         score_error = sharpness * relative_score_error(encoding, shifts, keys)
         parts = on_axes(encoding, dimension)
+        streamed = layer.evaluation in ("fused", "flex")
         if parts is None:
             if boundary.name == "natural" and border.mode != "zeros":
                 raise ValueError(
@@ -156,6 +158,8 @@ class Comparison:
                 together,
                 layer.dtype,
                 score_error=score_error,
+                streamed=streamed,
+                products=_applied_by(layer),
             )
             return HeadErrors(strayed, False, torch.zeros_like(strayed), rounding)
 
@@ -173,18 +177,37 @@ class Comparison:
         mass = soft_padding_mass(padding, is_pixel, sharpness, score_error)
         seen = padding(values.abs())
 
-        def rounded(sizes: Sequence[int], dtype: torch.dtype, rescaled: bool) -> Tensor:
+        def rounded(
+            sizes: Sequence[int],
+            dtype: torch.dtype,
+            *,
+            rescaled: bool,
+            streamed: bool = False,
+            products: Products | None = None,
+        ) -> Tensor:
             return head_rounding(
-                seen, largest, mass, sizes, dtype, score_error=score_error, rescaled=rescaled
+                seen,
+                largest,
+                mass,
+                sizes,
+                dtype,
+                score_error=score_error,
+                rescaled=rescaled,
+                streamed=streamed,
+                products=products,
             )
 
         factored = layer.evaluation == "factored"
         return HeadErrors(
             deviation=padding(values) - self.limit,
             signed=True,
-            evaluated=rounded(keys.shape, torch.float64, has_sink),
+            evaluated=rounded(keys.shape, torch.float64, rescaled=has_sink),
             rounding=rounded(
-                keys.shape if factored else together, layer.dtype, factored and has_sink
+                keys.shape if factored else together,
+                layer.dtype,
+                rescaled=factored and has_sink,
+                streamed=streamed,
+                products=_applied_by(layer),
             ),
         )
 
@@ -211,8 +234,10 @@ class Comparison:
         seen, largest = padding(values.abs()), _largest(values)
         ties = math.prod(geometry.window) - 1.0  # keys beside one, all as heavy
 
-        def rounded(sizes: Sequence[int], dtype: torch.dtype) -> Tensor:
-            return head_rounding(seen, largest, ties, sizes, dtype)
+        def rounded(
+            sizes: Sequence[int], dtype: torch.dtype, products: Products | None = None
+        ) -> Tensor:
+            return head_rounding(seen, largest, ties, sizes, dtype, products=products)
 
         # The layer stores window / divisor rounded, perhaps to float32 before it was moved.
         exact = self.stencil.matrices.item()
@@ -226,9 +251,19 @@ class Comparison:
             deviation=torch.zeros_like(seen),
             signed=True,
             evaluated=rounded(keys.shape, torch.float64) + reference,
-            rounding=rounded(keys.shape if factored else (keys.size,), layer.dtype)
+            rounding=rounded(
+                keys.shape if factored else (keys.size,), layer.dtype, _applied_by(layer)
+            )
             + constant * seen,
         )
+
+
+def _applied_by(layer: MultiHeadSelfAttention) -> Products:
+    """How the layer's device multiplies weights and values, as torch's flags are now."""
+    device_type = layer.value.device.type
+    if layer.evaluation in ("fused", "flex"):  # stock kernels are given the layer's own format
+        return products_of("attention", layer.dtype, device_type)
+    return products_of("matmul", accumulator(layer.dtype), device_type)
 
 
 def _uniform(view: View, keys: Lattice, geometry: WindowGeometry) -> SoftPadding:

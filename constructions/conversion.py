@@ -22,7 +22,7 @@ from constructions.encodings import (
     Mixing,
     Window,
 )
-from constructions.evaluation import EVALUATIONS
+from constructions.evaluation import AUTO, EVALUATIONS
 from constructions.lattice import Lattice
 from constructions.normalisers import (
     IMPOSSIBLE_NORMALISERS,
@@ -67,8 +67,9 @@ def attention_from_conv(
         boundary: "natural", the image is not padded: the heads themselves replicate the edge
             (quadratic), see zeros (a sink) or go round (periodic); "padded", explicit keys beyond
             the edge; or "auto", natural where the encoding and the padding mode have it.
-        evaluation: "dense", every weight; "factored", soft padding and then the convolution; or
-            "auto", factored where it applies.
+        evaluation: "dense", every weight; "factored", soft padding and then the convolution;
+            "fused", torch's `scaled_dot_product_attention`, where scores are exact in it; "flex",
+            its FlexAttention; or "auto", the first of factored, fused and dense that applies.
 
     Returns:
         The layer, of the convolution's dtype, device, training flag and requires_grad. Content and
@@ -89,7 +90,7 @@ def attention_from_conv(
     encoder = _chosen("encoding", encoding, ENCODINGS, Encoding, IMPOSSIBLE)
     normalise = _chosen("normaliser", normaliser, NORMALISERS, Normaliser, IMPOSSIBLE_NORMALISERS)
     chosen_boundary = _chosen("boundary", boundary, {"auto": None, **BOUNDARIES})
-    every_way = {"auto": tuple(EVALUATIONS.values()), **{n: (e,) for n, e in EVALUATIONS.items()}}
+    every_way = {"auto": AUTO, **{n: (e,) for n, e in EVALUATIONS.items()}}
     ways = _chosen("evaluation", evaluation, every_way)
     _check_sharpness(sharpness)
     if isinstance(stencil.geometry, WindowGeometry):
@@ -141,8 +142,9 @@ def attention_from_conv(
     with torch.no_grad():
         layer.positional_shift.copy_(shifts)
         layer.positional_key.copy_(torch.eye(encoding_dim))
-        layer.value.copy_(matrices if d_out <= d_in else identity)
-        layer.output.copy_(identity if d_out <= d_in else matrices)
+        value, output = layer.head_matrices()
+        value.copy_(matrices if d_out <= d_in else identity)
+        output.copy_(identity if d_out <= d_in else matrices)
         if layer.bias is not None and stencil.bias is not None:
             layer.bias.copy_(stencil.bias)
 
@@ -192,7 +194,7 @@ def convert(model: Model, **options: Any) -> Model | MultiHeadSelfAttention:
             if isinstance(module, POOLINGS):
                 layer = attention_from_conv(module, **of_pooling).to(like.device, like.dtype)
                 # Not by way of float32: window / divisor, rounded once.
-                layer.value.data.copy_(canonical(module, torch.float64).matrices)
+                layer.head_matrices()[0].data.copy_(canonical(module, torch.float64).matrices)
             else:
                 layer = attention_from_conv(module, **options)
         except (TypeError, ValueError) as error:

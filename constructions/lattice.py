@@ -48,6 +48,16 @@ class Lattice:
         return cls(shape, (1,) * len(shape), (0,) * len(shape))
 
     @property
+    def constants(self) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+        """Shape, spacing and origin; in traced code, whose sizes may be symbols, as plain integers.
+
+        What is traced is then traced anew for each shape.
+        """
+        if torch.compiler.is_dynamo_compiling():
+            return tuple(len(range(n)) for n in self.shape), self.spacing, self.origin
+        return self.shape, self.spacing, self.origin
+
+    @property
     def dimension(self) -> int:
         """The dimension d."""
         return len(self.shape)
@@ -74,6 +84,12 @@ class Lattice:
             o + s * torch.arange(n, device=device)
             for o, s, n in zip(self.origin, self.spacing, self.shape, strict=True)
         )
+
+    def contains(self, points: Tensor) -> Tensor:
+        """Which points (..., d) are points of the grid: bool, (...)."""
+        first, last = points.new_tensor(self.origin), points.new_tensor(self.last)
+        steps = (points - first) / points.new_tensor(self.spacing)
+        return ((steps == steps.round()) & (points >= first) & (points <= last)).all(dim=-1)
 
     def positions(self, device: torch.device | str | None = None) -> Tensor:
         """All points, row-major: int64, shape (size, d)."""

@@ -32,6 +32,7 @@ from constructions.lattice import Lattice, displacements
 from constructions.normalisers import Softmax
 from constructions.soft_padding import SINK_HEIGHT
 from constructions.stencil import Geometry, checked_spatial_shape
+from constructions.units import Products, products_of
 
 SHOWN = 64
 """Pixels on each axis of the image that the representation states the cost for."""
@@ -393,6 +394,7 @@ class Lowered(nn.Module):
             if self.bias is not None:
                 total = total + self.bias.to("cpu", DOUBLE).abs().reshape(-1, *ones)
             error, terms = torch.zeros_like(total), 1 + len(self.head_groups)
+            formed, largest = self._formed(), 0.0
             for group in self.head_groups:
                 taps = group.taps(view.queries)
                 pixels, wrong, matrices = self._read(group, values)
@@ -400,15 +402,22 @@ class Lowered(nn.Module):
                 stored = matrices.size + matrices.error
                 error = error + taps(stored, strayed) + taps(matrices.error, seen + strayed)
                 total = total + taps(stored, seen + strayed)
+                if total.numel():
+                    largest = max(largest, float((seen + strayed).max()) + float(stored.max()))
                 terms += taps.count * stored.shape[2]
-            error = error + gamma(terms, exact) * total + terms * smallest_subnormal(exact)
-            overflow = total * (1 + gamma(terms, exact)) > torch.finfo(exact).max
+            growth = formed.growth(terms)
+            error = error + growth * total + formed.lost(terms, largest)
+            overflow = total * (1 + growth) > torch.finfo(exact).max
             error = self._shaped(error.masked_fill(overflow, math.inf), x)
             y = self(x, output_size).to("cpu", DOUBLE).abs()
             if self.dtype != exact:
                 u = unit_roundoff(self.dtype)
                 error = error + u / (1 - u) * y + 2 * smallest_subnormal(self.dtype)
             return torch.where(y.isfinite(), error * OWN, math.inf)
+
+    def _formed(self) -> Products:
+        """How the layer's device forms its sums of products, as torch's flags are now."""
+        return products_of("convolution", accumulator(self.dtype), self.value.device.type)
 
     def _is_narrow(self, group: Group) -> bool:
         """Whether the one head of a group reads fewer channels than the pixels have."""
@@ -428,8 +437,9 @@ class Lowered(nn.Module):
         if first is not None:
             terms = first.shape[1]
             size = _mixed(first.abs(), values.abs()) * (1 + gamma(terms + 1, DOUBLE))
-            wrong = (gamma(terms + 1, exact) + gamma(terms + 1, DOUBLE)) * size
-            lost = terms * (1 + values.abs().amax()) * smallest_subnormal(exact)
+            formed = self._formed()
+            wrong = (formed.growth(terms + 1) + gamma(terms + 1, DOUBLE)) * size
+            lost = (1 + values.abs().amax()) * formed.lost(terms, 1 + float(first.abs().max()))
             return _mixed(first, values), wrong + lost, Stored(after.abs(), 0 * after)
         heads = list(group.heads)
         value, output = (t[heads].to("cpu", DOUBLE).abs() for t in (self.value, self.output))
@@ -465,8 +475,11 @@ class Lowered(nn.Module):
         )
         if exact != DOUBLE:
             steps = len(sizes) + 2 * has_sink
-            relative = gamma(steps + sum(sizes), exact)
-            lost = 4 * (sum(sizes) + 1) * smallest_subnormal(exact) * (1 + largest)
+            relative, formed = gamma(steps, exact), self._formed()
+            for columns in sizes:
+                once = formed.growth(columns)
+                relative += once + relative * once
+            lost = 4 * formed.lost(sum(sizes) + 1, 1.0) * (1 + relative) * (1 + largest)
             rounding = rounding + relative * (seen + rounding) + lost
         return padding.outside * spread + rounding + padding(wrong), seen
 
@@ -610,10 +623,11 @@ def lower(layer: MultiHeadSelfAttention, *, tolerance: float | None = None) -> L
             f"layer has the encoding {layer.encoding}, whose heads mix all taps with gains of the "
             "grid; accepted: one that selects shifts"
         )
+    value, output = layer.head_matrices()
     return Lowered(
         groups=_grouped(_scores_of(layer)),
-        value=layer.value,
-        output=layer.output,
+        value=value,
+        output=output,
         bias=layer.bias,
         geometry=layer.geometry,
         border=layer.border,

@@ -24,6 +24,7 @@ from constructions.formats import (
     unit_roundoff,
 )
 from constructions.lattice import Lattice, displacements, spread
+from constructions.units import products_of
 
 DOUBLE = torch.float64
 
@@ -62,6 +63,7 @@ def mixing_bound(comparison: Comparison, layer: MultiHeadSelfAttention) -> tuple
     terms = len(mixtures.gains) * width
     by_group = (len(mixtures.gains), len(values), groups, width, view.queries.size)
     largest = values.flatten(2).amax(dim=-1, keepdim=True)
+    products = products_of("matmul", sums, layer.value.device.type)
     lost = 2 * smallest_normal(DOUBLE) * largest + smallest_subnormal(DOUBLE)
     seen = mixtures.seen(values) + keys.size * lost
     noise = head_rounding(
@@ -71,6 +73,7 @@ def mixing_bound(comparison: Comparison, layer: MultiHeadSelfAttention) -> tuple
         (keys.size,),
         dtype,
         score_error=mixtures.score_error,
+        products=products,
     )
     # (21): (P + D)(S + n) - P S = (P + D) n + D S
     seen, noise = seen.reshape(by_group), noise.reshape(by_group)
@@ -85,9 +88,11 @@ def mixing_bound(comparison: Comparison, layer: MultiHeadSelfAttention) -> tuple
     # (23): the sum over heads and channels, and the output.
     bias = 0.0 if stencil.bias is None else stencil.bias.abs().reshape(groups, -1, 1)
     size = size + bias
-    rounding = error + gamma(terms + 1, sums) * size + terms * smallest_subnormal(sums)
+    growth = products.growth(terms + 1)
+    largest_of_both = float((seen + noise).max()) + float(applied.max()) if noise.numel() else 0.0
+    rounding = error + growth * size + products.lost(terms, largest_of_both)
     exact = comparison.exact.abs().reshape(rounding.shape)
-    overflow = size * (1 + gamma(terms + 1, sums)) > torch.finfo(sums).max
+    overflow = size * (1 + growth) > torch.finfo(sums).max
     overflow |= matrices.overflow.unsqueeze(-1)
     if dtype != sums:
         rounded = exact + rounding

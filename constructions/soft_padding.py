@@ -24,8 +24,8 @@ from constructions.lattice import Lattice, displacements, spread
 SINK_HEIGHT = 0.5
 """c: the sink stands at c times the gap below a target. Half is best (T5)."""
 
-BLOCK = 128
-"""Rows of a factor that are multiplied at once, with those columns alone that are not zero."""
+BLOCK = 64
+"""Rows of a factor that are multiplied at once, and as many more as its widest row has columns."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,12 @@ class SoftPadding:
         """P applied to (N, C, *keys.shape): (N, C, *targets.shape), summed in the values' dtype."""
         for axis, factor in enumerate(self.factors):
             values = _applied(factor.to(values.dtype), values, 2 + axis)
-        return values if self.kept is None else values * self.kept.to(values.dtype)
+        if self.kept is None:
+            return values
+        kept = self.kept.to(values.dtype)
+        if kept.requires_grad or not self.factors:
+            return values * kept
+        return values.mul_(kept)  # what has just been made, and nobody else refers to
 
 
 def along(row: Tensor, axis: int, dimension: int) -> Tensor:
@@ -113,15 +118,22 @@ def _axis_scores(
 
 def _applied(factor: Tensor, values: Tensor, dim: int) -> Tensor:
     """Multiply along one axis, leaving out blocks of weights that are exactly zero."""
-    if len(factor) <= BLOCK or torch.compiler.is_compiling():
+    total, keys = factor.shape
+    if total < 2 * BLOCK or torch.compiler.is_compiling():
+        return _multiplied(factor, values, dim)
+    lit = (factor.detach() != 0).to(torch.uint8)
+    first, last = lit.argmax(dim=1), keys - 1 - lit.flip(1).argmax(dim=1)
+    firsts, lasts = first.tolist(), last.tolist()
+    widest = max(b - a for a, b in zip(firsts, lasts, strict=True)) + 1
+    rows = max(BLOCK, widest)
+    if total < 2 * rows:  # hardly anything is zero
         return _multiplied(factor, values, dim)
     parts = []
-    for start in range(0, len(factor), BLOCK):
-        rows = factor[start : start + BLOCK]
-        used = rows.detach().count_nonzero(dim=0).nonzero()
-        first, last = int(used[0]), int(used[-1]) + 1
-        window = values.narrow(dim, first, last - first)
-        parts.append(_multiplied(rows[:, first:last], window, dim))
+    for start in range(0, total, rows):
+        end = min(start + rows, total)
+        left, right = min(firsts[start:end]), max(lasts[start:end]) + 1
+        window = values.narrow(dim, left, right - left)
+        parts.append(_multiplied(factor[start:end, left:right], window, dim))
     return torch.cat(parts, dim=dim)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -182,6 +183,15 @@ class Geometry:
             )
         return Lattice(shape, self.query_spacing, (0,) * self.dimension)
 
+    def lattices(self, spatial_shape: tuple[int, ...]) -> tuple[Lattice, Lattice, Lattice, Lattice]:
+        """The pixels, the targets, the explicit keys and the queries, found once for each shape.
+
+        Raises:
+            ValueError: as `queries`.
+        """
+        found = _lattices.__wrapped__ if torch.compiler.is_compiling() else _lattices
+        return found(self, spatial_shape)
+
     def with_output_size(
         self, spatial_shape: tuple[int, ...], output_size: Sequence[int]
     ) -> Geometry:
@@ -235,6 +245,24 @@ class Geometry:
         targets = self._target_shape(spatial_shape)
         axes = zip(targets, self.kernel_size, self.dilation, self.query_spacing, strict=True)
         return tuple((n - r * (k - 1) - 1) // s + 1 for n, k, r, s in axes)
+
+
+@lru_cache(maxsize=1024)
+def _lattices(
+    geometry: Geometry, shape: tuple[int, ...]
+) -> tuple[Lattice, Lattice, Lattice, Lattice]:
+    return (
+        geometry.pixels(shape),
+        geometry.targets(shape),
+        geometry.explicit_keys(shape),
+        geometry.queries(shape),
+    )
+
+
+@lru_cache(maxsize=1024)
+def offsets_in_order(geometry: Geometry) -> list[list[int]]:
+    """The offsets of a geometry as plain numbers, not to be changed."""
+    return geometry.offsets("cpu").tolist()
 
 
 @dataclass(frozen=True)
@@ -303,34 +331,37 @@ class Stencil:
 
     def convolve(self, at_targets: Tensor) -> Tensor:
         """The ordinary convolution, without bias, of what stands at the targets."""
-        return convolve(self.geometry, self.matrices, at_targets)
+        _, groups, inputs, outputs = self.matrices.shape
+        size = groups * outputs, inputs, *self.geometry.kernel_size
+        kernel = self.matrices.permute(1, 3, 2, 0).reshape(size)
+        return convolve(self.geometry, kernel, at_targets, groups=groups)
 
 
 def convolve(
     geometry: Geometry,
-    matrices: Tensor,
+    kernel: Tensor,
     at_targets: Tensor,
     bias: Tensor | None = None,
     padding: int | tuple[int, ...] = 0,
+    groups: int = 1,
 ) -> Tensor:
     """The ordinary convolution of what stands at the targets.
 
     Args:
         geometry: of the convolution.
-        matrices: (taps, groups, D_in / groups, D_out / groups), in the order of the offsets.
+        kernel: (D_out, D_in / groups, *kernel size), the taps in the order of the offsets.
         at_targets: (N, D_in, *target shape), padded and zero-stuffed.
         bias: (D_out,) or None.
         padding: zeros that torch is to add on both sides of each axis instead.
+        groups: diagonal blocks of the matrix at each tap.
 
     Returns:
         (N, D_out, *query shape).
     """
-    _, groups, _, width = matrices.shape
-    weight = matrices.permute(1, 3, 2, 0).reshape(groups * width, -1, *geometry.kernel_size)
     convolution = (F.conv1d, F.conv2d, F.conv3d)[geometry.dimension - 1]
     return convolution(
         at_targets,
-        weight,
+        kernel,
         bias,
         stride=geometry.query_spacing,
         padding=padding,
@@ -396,17 +427,17 @@ def checked_spatial_shape(x: Tensor, channels: int | None, dimension: int) -> tu
 
     Any number of channels will do where none is given.
     """
-    d = dimension
-    if x.dim() not in (d + 1, d + 2):
+    d, shape = dimension, tuple(x.shape)
+    if len(shape) not in (d + 1, d + 2):
         raise ValueError(
-            f"x has shape {tuple(x.shape)}; accepted: (channels, *{d} axes) or "
-            f"(batch, channels, *{d} axes)"
+            f"x has shape {shape}; accepted: (channels, *{d} axes) or (batch, channels, *{d} axes)"
         )
-    if channels is not None and x.shape[-d - 1] != channels:
-        raise ValueError(f"x has {x.shape[-d - 1]} channels; accepted: {channels}")
-    if 0 in x.shape[-d:]:
+    given, spatial = shape[-d - 1], shape[-d:]
+    if channels is not None and given != channels:
+        raise ValueError(f"x has {given} channels; accepted: {channels}")
+    if 0 in spatial:
         raise ValueError(
-            f"x has spatial shape {tuple(x.shape[-d:])}, an empty grid; accepted: at least one "
-            "pixel on every axis"
+            f"x has spatial shape {spatial}, an empty grid; accepted: at least one pixel on every "
+            "axis"
         )
-    return tuple(x.shape[-d:])
+    return spatial

@@ -122,14 +122,14 @@ def target_beyond_the_grid(layer: nn.Module) -> None:
 def missing_head(layer: nn.Module) -> None:
     """The first head counts for nothing."""
     assert isinstance(layer.output, nn.Parameter)
-    layer.output.data[0] = 0
+    layer.output.data[..., 0] = 0
 
 
 def shared_matrices(layer: nn.Module) -> None:
     """One matrix for all heads."""
     for parameter in (layer.value, layer.output):
         assert isinstance(parameter, nn.Parameter)
-        parameter.data.copy_(parameter.data[:1].clone().expand_as(parameter))
+        parameter.data.copy_(parameter.data[..., :1].clone().expand_as(parameter))
 
 
 def half_the_sharpness(layer: nn.Module) -> None:

@@ -95,12 +95,13 @@ def _group(rank: int, world_size: int, where: str) -> Iterator[DeviceMesh]:
 class ShardHeads(ParallelStyle):
     """Tensor parallelism: every rank has its heads, and one all-reduce adds up their outputs.
 
-    The parameters of the heads are sharded on their first axis, sharpness and bias are replicated.
+    Parameters of the heads are sharded on the axis of the heads, sharpness and bias are replicated.
     A rank runs the layer itself on its shards, which make a layer of fewer heads and no bias; the
     bias is added to the sum. Input and output are whole and plain, as for torch's own styles.
     """
 
     replicated = ("positional_sharpness", "bias")
+    heads_last = ("value", "output")
 
     def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
         assert isinstance(module, MultiHeadSelfAttention)
@@ -108,7 +109,7 @@ class ShardHeads(ParallelStyle):
         code = copy.deepcopy(module).to("meta")
         placements: dict[str, Placement] = {}
         for name, parameter in list(module.named_parameters()):
-            placements[name] = Replicate() if name in self.replicated else Shard(0)
+            placements[name] = self.placement(name, parameter)
             distributed = distribute_tensor(parameter.detach(), device_mesh, [placements[name]])
             module.register_parameter(
                 name, nn.Parameter(distributed, requires_grad=parameter.requires_grad)
@@ -142,6 +143,12 @@ class ShardHeads(ParallelStyle):
         module.forward = forward  # type: ignore[method-assign, assignment]
         return module
 
+    def placement(self, name: str, parameter: Tensor) -> Placement:
+        """Where a parameter of the layer goes."""
+        if name in self.replicated:
+            return Replicate()
+        return Shard(parameter.dim() - 1 if name in self.heads_last else 0)
+
     def bias_of_a_rank(self, bias: Tensor) -> Tensor:
         """Zero, which adds nothing."""
         return torch.zeros_like(bias)
@@ -162,7 +169,7 @@ class LoseLastHeads(ShardHeads):
         assert isinstance(module, MultiHeadSelfAttention)
         share = math.ceil(module.num_heads / device_mesh.size())
         kept = (math.ceil(module.num_heads / share) - 1) * share
-        module.output.data[kept:] = 0
+        module.output.data[..., kept:] = 0
         return super()._apply(module, device_mesh)
 
 

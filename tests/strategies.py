@@ -22,6 +22,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from constructions.units import products_of
+from tests.conftest import DEVICES, is_present
 from tests.oracle import numbers
 
 Convolution: TypeAlias = (
@@ -315,7 +317,8 @@ def integer_cases(
 
     Condition: sum |W| |X| + |b| <= 2**p, p the precision of `dtype`, at every output. Then all
     numbers, products and partial sums are integers of at most p bits, which the format contains.
-    The limit is approached: some cases have a few ones, others use all p bits.
+    The limit is approached: some cases have a few ones, others use all p bits. Where a device that
+    is here may round operands (TF32 on a GPU), kernel and pixels have no more bits than it keeps.
 
     Args:
         draw: Hypothesis's.
@@ -324,17 +327,19 @@ def integer_cases(
         padding_modes: As in `geometries`.
     """
     limit = 1 << precision(dtype)
+    here = [device for device in DEVICES if is_present(device)]
+    kept = min(products_of("convolution", dtype, device).exact_to for device in here)
     pool = _pool(draw)
     widths = [draw(st.sampled_from([1, 9, limit])) for _ in range(3)]
     geometry = draw(geometries(layers, padding_modes))
     conv = geometry.build(dtype)
     weight_words, bias_words, x_words = _words(pool, geometry.shapes(conv))
     # Half the budget for the kernel, so that pixels of size 1 and some bias always fit.
-    weight = _integers(weight_words, min(widths[0], limit // (2 * terms(conv))))
+    weight = _integers(weight_words, min(widths[0], kept, limit // (2 * terms(conv))))
     spent = _greatest_row(conv, weight)
     bias = _integers(bias_words, min(widths[1], limit - spent))
     left = limit - int(abs(bias).max(initial=0))
-    x = _integers(x_words, min(widths[2], left // max(spent, 1)))
+    x = _integers(x_words, min(widths[2], kept, left // max(spent, 1)))
     return _filled(geometry, conv, weight, bias, x)
 
 

@@ -106,7 +106,7 @@ def selects(
 
 @symbolic
 def test_proof_runs() -> None:
-    assert {step.equation for step in theory.prove()} == set(range(2, 21))
+    assert {step.equation for step in theory.prove()} == set(range(2, 24))
 
 
 # The principle ------------------------------------------------------------------------------------

@@ -224,15 +224,16 @@ def test_layer_has_the_stated_sizes_and_weights(geometry: Geometry) -> None:
     d_in, d_out = conv.in_channels // conv.groups, conv.out_channels // conv.groups
     assert layer.num_heads == taps
     assert layer.positional_key.shape == (taps, rank + 1, rank + 1)
-    assert layer.value.shape == (taps, conv.groups, d_in, min(d_in, d_out))
-    assert layer.output.shape == (taps, conv.groups, min(d_in, d_out), d_out)
+    assert layer.value.shape == (conv.groups, min(d_in, d_out), d_in, taps)
+    assert layer.output.shape == (conv.groups, d_out, min(d_in, d_out), taps)
     assert not any(p.any() for p in (layer.query, layer.key, layer.content_bias))
     assert (layer.positional_key == torch.eye(rank + 1)).all()
     assert len(set(map(tuple, layer.positional_shift.tolist()))) == taps
     blocks = conv.weight.reshape(conv.groups, -1, *conv.weight.shape[1:]).flatten(3)
     # in x out, one for each tap; transposed, the last tap stands at the first offset
     matrices = blocks.permute(3, 0, 1, 2).flip(0) if conv.transposed else blocks.permute(3, 0, 2, 1)
-    assert torch.equal(layer.value @ layer.output, matrices)
+    value, output = layer.head_matrices()
+    assert torch.equal(value @ output, matrices)
 
 
 def error_of(layer: nn.Module, case: Case) -> np.ndarray:

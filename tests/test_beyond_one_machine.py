@@ -151,7 +151,7 @@ def impulse() -> Case:
 def only(head: int, layer: MultiHeadSelfAttention) -> MultiHeadSelfAttention:
     """The layer with one head that counts."""
     others = torch.arange(layer.num_heads) != head
-    layer.value.data[others] = 0
+    layer.value.data[..., others] = 0
     return layer
 
 

@@ -302,8 +302,8 @@ def swapped(conv: nn.Conv2d) -> nn.Module:
 def zero_head(conv: nn.Conv2d) -> nn.Module:
     wrong = attention_from_conv(conv)
     with torch.no_grad():
-        wrong.output[4].zero_()
-        wrong.value[4].zero_()
+        wrong.output[..., 4].zero_()
+        wrong.value[..., 4].zero_()
     return wrong
 
 

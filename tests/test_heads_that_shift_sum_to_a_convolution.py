@@ -97,8 +97,9 @@ def test_heads_in_any_order_sum_to_the_convolution(
     case = data.draw(integer_cases(dtype), label="case").to(device)
     layer = papers_layer(case.conv)
     order = data.draw(st.permutations(range(layer.num_heads)), label="order")
-    for parameter in (layer.positional_shift, layer.value, layer.output):
-        parameter.data = parameter.data[order]
+    layer.positional_shift.data = layer.positional_shift.data[order]
+    for parameter in (layer.value, layer.output):
+        parameter.data = parameter.data[..., order]
     record(device=device, dtype=dtype)
     assert agrees(layer, case)
 
@@ -173,5 +174,5 @@ def test_query_minus_key_computes_the_flipped_kernel(rank: int) -> None:
     assert not agrees(layer, case)
     assert agrees(layer, Case(flipped, case.x))
     for parameter in (layer.value, layer.output):
-        parameter.data = parameter.data.flip(0)
+        parameter.data = parameter.data.flip(-1)
     assert agrees(layer, case)

@@ -639,7 +639,7 @@ def test_only_the_transpose_is_adjoint(rank: int) -> None:
     not_negated.positional_shift.data = not_negated.positional_shift.data.flip(0)
     not_transposed = attention_from_conv(pair.back.conv)
     for parameter in (not_transposed.value, not_transposed.output):
-        parameter.data = parameter.data.mT.reshape(parameter.shape)
+        parameter.data = parameter.data.transpose(1, 2).reshape(parameter.shape)
     for wrong in (not_negated, not_transposed):
         there, here = products_of(pair, forward, wrong)
         assert there != here

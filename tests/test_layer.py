@@ -80,8 +80,8 @@ def test_parameters_are_named_for_their_roles() -> None:
         "positional_key": (9, 3, 3),
         "positional_shift": (9, 2),
         "positional_sharpness": (),
-        "value": (9, 2, 2, 2),
-        "output": (9, 2, 2, 3),
+        "value": (2, 2, 2, 9),
+        "output": (2, 3, 2, 9),
         "bias": (6,),
     }
     assert set(layer.state_dict()) == {name for name, _ in layer.named_parameters()}
@@ -272,7 +272,7 @@ def test_saturated_gradients_are_those_of_the_convolution_bit_for_bit(case: Case
     matrices = Stencil.from_conv(of_kernel).matrices
     carrier = layer.value if matrices.shape[3] <= matrices.shape[2] else layer.output
     assert carrier.grad is not None
-    assert torch.equal(carrier.grad, matrices)
+    assert torch.equal(carrier.grad.permute(3, 0, 2, 1), matrices)
 
 
 @DTYPES

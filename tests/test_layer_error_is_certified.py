@@ -18,11 +18,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from constructions import assert_equivalent, attention_from_conv, bounds, certify, formats
+from constructions import assert_equivalent, attention_from_conv, bounds, certify, formats, lower
 from constructions.attention import MultiHeadSelfAttention
 from constructions.certificate import Certificate
 from constructions.stencil import Stencil
+from constructions.units import PRECISION, Products
 from tests.ledger import record
+from tests.matrix_units import ROUNDINGS, OnUnit, Unit, allowed, units
 from tests.oracle import convolve_module, exact_error, numbers
 from tests.strategies import Case, integer_cases, real_cases, sharpnesses
 from theory import layer_error_is_certified as theory
@@ -247,6 +249,368 @@ def test_gamma_is_what_that_many_roundings_can_do(dtype: torch.dtype, terms: int
             assert stated <= arb(coded) <= stated * ball(1 + Fraction(1, 2**35))
 
 
+# On matrix units: in software, with torch's flags set as on a GPU ---------------------------------
+
+SINGLE = torch.float32
+reduced = pytest.mark.parametrize("name", ["tf32", "bf16"])
+
+
+def exact_sum(a: Tensor, b: Tensor) -> Fraction:
+    """The sum of the products of two rows, as stored."""
+    pairs = zip(a.tolist(), b.tolist(), strict=True)
+    return sum((Fraction(x) * Fraction(y) for x, y in pairs), Fraction(0))
+
+
+def on_unit(unit: Unit, a: Tensor, b: Tensor) -> Fraction:
+    """The sum of the products of two rows, as the unit has it."""
+    return Fraction(unit.product(a.reshape(1, 1, -1), b.reshape(1, -1, 1)).item())
+
+
+def ratio_of(unit: Unit, a: Tensor, b: Tensor, products: Products) -> float:
+    """The unit's error over the bound of equation (20)."""
+    size = exact_sum(a.abs(), b.abs())
+    bound = Fraction(products.growth(len(a))) * size
+    bound += Fraction(products.lost(len(a), float(a.abs().max() + b.abs().max())))
+    return float(abs(on_unit(unit, a, b) - exact_sum(a, b)) / bound)
+
+
+@st.composite
+def rows(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
+    """Two rows of float32, of one length, of numbers far apart or not."""
+    width = draw(st.sampled_from([0, 3, 30, 140]))
+    number = st.builds(
+        lambda m, e: math.ldexp(m, -23 - e), st.integers(-(2**24), 2**24), st.integers(0, width)
+    )
+    pairs = draw(st.lists(st.tuples(number, number), min_size=1, max_size=40))
+    a, b = torch.tensor(pairs, dtype=SINGLE).T
+    return a, b
+
+
+@bounded
+@reduced
+@given(data=st.data())
+def test_a_sum_on_a_matrix_unit_errs_within_its_bound(name: str, data: st.DataObject) -> None:
+    a, b = data.draw(rows())
+    unit = data.draw(units(PRECISION[name]))
+    ratio = ratio_of(unit, a, b, Products.unit(SINGLE, PRECISION[name]))
+    record(ratio=ratio, device="unit", dtype=SINGLE)
+    assert ratio <= 1.0
+
+
+@bounded
+@reduced
+def test_truncated_operands_attain_the_bound_of_a_matrix_unit(name: str) -> None:
+    # Every bit that is cut is one.
+    p = PRECISION[name]
+    a = torch.full((4,), 1 + 2.0 ** (1 - p) - 2.0**-23)
+    ratio = ratio_of(Unit(p), a, a, Products.unit(SINGLE, p))
+    record(ratio=ratio, device="unit", dtype=SINGLE)
+    assert ratio >= 0.98
+
+
+@bounded
+def test_truncated_sums_come_within_a_factor_of_three_of_the_bound() -> None:
+    # Beside a 1, all of a product below 2^-23 is lost, in every block again: n - 1 losses of
+    # almost one step, of the 2 n that the bound counts for blocks of any size.
+    n = 64
+    b = torch.full((n,), 2.0**-23 * (1 - 2.0**-10))
+    b[0] = 1.0
+    ratio = ratio_of(Unit(blocks=(8,)), torch.ones(n), b, Products.unit(SINGLE, 24))
+    record(ratio=ratio, device="unit", dtype=SINGLE)
+    assert ratio >= 1 / 3
+
+
+@bounded
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, SINGLE], ids=str)
+@given(data=st.data())
+def test_a_layer_on_a_matrix_unit_errs_within_the_bound(
+    data: st.DataObject, dtype: torch.dtype
+) -> None:
+    case = data.draw(real_cases(dtype), label="case")
+    name = data.draw(st.sampled_from(["tf32", "bf16"]), label="allowed")
+    unit = data.draw(units(PRECISION[name]), label="unit")
+    layer = attention_from_conv(
+        case.conv,
+        sharpness=data.draw(sharpnesses() | st.none(), label="sharpness"),
+        boundary=data.draw(st.sampled_from(["auto", "padded"]), label="boundary"),
+        evaluation=data.draw(st.sampled_from(["dense", "factored"]), label="evaluation"),
+    )
+    with allowed(name), OnUnit(unit) as mode:
+        certificate = certified(case, layer)
+        ratio = true_ratio(case, layer, certificate.bound)
+    assert mode.calls >= 2
+    assert not certificate.bound.isnan().any()
+    record(ratio=ratio, device="unit", dtype=dtype)
+    assert ratio <= 1.0
+    assert certificate.holds
+
+
+@exact
+@reduced
+@given(data=st.data())
+def test_on_short_integers_a_saturated_layer_is_exact_on_a_matrix_unit(
+    name: str, data: st.DataObject
+) -> None:
+    # Equation (23): operands of at most p bits, sums of at most 24.
+    case = data.draw(integer_cases(SINGLE), label="case")
+    most = 2 ** PRECISION[name]
+    with torch.no_grad():
+        case.conv.weight.clamp_(-most, most)
+        case.x.clamp_(-most, most)
+    evaluation = data.draw(st.sampled_from(["dense", "factored"]))
+    layer = attention_from_conv(case.conv, evaluation=evaluation)
+    with allowed(name), OnUnit(data.draw(units(PRECISION[name]))):
+        certificate = certified(case, layer)
+    record(device="unit", dtype=SINGLE)
+    assert (certificate.error == 0).all()
+
+
+@bounded
+@reduced
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_loses_little_more_where_a_unit_keeps_its_bits(
+    name: str, dtype: torch.dtype
+) -> None:
+    # bfloat16 has the 8 bits that both keep; float16 has the 11 of TF32, and not those of bfloat16.
+    case = plain_case(dtype)
+    layer = attention_from_conv(case.conv)
+    plain = certified(case, layer)
+    with allowed(name):
+        allowing = certified(case, layer)
+    keeps = dtype == torch.bfloat16 or name == "tf32"
+    assert (allowing.rounding >= plain.rounding).all()
+    assert bool((allowing.rounding <= 1.2 * plain.rounding).all()) == keeps
+    record(ratio=true_ratio(case, layer, allowing.bound), device="unit", dtype=dtype)
+
+
+@bounded
+@reduced
+@pytest.mark.parametrize("factors", [1, 2], ids=["one product", "a product of partial sums"])
+def test_a_module_of_ones_own_may_round_its_operands(name: str, factors: int) -> None:
+    # A head that looks at one place applies its matrix to what it sees, or to all pixels before.
+    # Nearly all is cut that can be: of the pixel, of the matrix, and of their product.
+    p = PRECISION[name]
+    root = math.isqrt(2 ** (p - 1) - 1)
+    number = 1 + root * 2.0 ** (1 - p) + 2.0 ** (1 - p) - 2.0**-23
+    conv = nn.Conv1d(1, 1, 1, bias=False)
+    nn.init.constant_(conv.weight, number)
+    x = torch.full((1, 1, 6), number)
+
+    class Own(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            weight = conv.weight.squeeze(-1).detach()
+            return weight @ x if factors == 1 else (weight @ x) @ torch.eye(x.shape[-1])
+
+    with OnUnit(Unit(PRECISION[name])):
+        with allowed(name):
+            assert_equivalent(Own(), conv, x)
+        with pytest.raises(AssertionError, match=SLUG):
+            assert_equivalent(Own(), conv, x)
+
+
+@bounded
+def test_three_products_of_tf32_numbers_are_within_the_bound_of_split_operands() -> None:
+    generator = torch.Generator().manual_seed(0)
+    unit, split = Unit(), Products.split()
+    for n in (1, 7, 60):
+        a, b = (torch.randn(n, generator=generator) for _ in range(2))
+        high = [unit.operand(t).float() for t in (a, b)]
+        low = [unit.operand(t - h).float() for t, h in zip((a, b), high, strict=True)]
+        left = torch.cat([low[0], high[0], high[0]])
+        right = torch.cat([high[1], low[1], high[1]])
+        error = abs(on_unit(unit, left, right) - exact_sum(a, b))
+        ratio = float(error / (Fraction(split.growth(n)) * exact_sum(a.abs(), b.abs())))
+        record(ratio=ratio, device="unit", dtype=SINGLE)
+        assert ratio <= 1.0
+
+
+@bounded
+@given(terms=st.integers(1, 10**6), precision_=st.sampled_from([8, 11, 24]))
+def test_the_growth_on_a_unit_is_that_of_the_page_rounded_up(terms: int, precision_: int) -> None:
+    coded = Products.unit(SINGLE, precision_).growth(terms)
+    with precision(400):
+        v = arb(2) ** (1 - precision_) if precision_ < 24 else arb(0)
+        stated = (1 + v) ** 2 * (1 + arb(2) ** -23) ** (2 * terms) - 1
+        assert stated <= arb(coded) <= stated * ball(1 + Fraction(1, 2**30))
+
+
+@bounded
+@reduced
+@pytest.mark.parametrize("evaluation", ["dense", "factored"])
+def test_an_average_on_a_matrix_unit_errs_within_the_bound(name: str, evaluation: str) -> None:
+    pool = nn.AvgPool2d(3, stride=2, padding=1)
+    x = torch.rand(2, 3, 7, 6, generator=torch.Generator().manual_seed(0)) + 0.5
+    layer = attention_from_conv(pool, evaluation=evaluation)
+    unit = Unit(PRECISION[name])
+    with OnUnit(unit):
+        assert not certify(layer, pool, x).holds
+        with allowed(name):
+            certificate = certify(layer, pool, x)
+    record(ratio=certificate.ratio, device="unit", dtype=SINGLE)
+    assert certificate.holds
+
+
+@bounded
+@reduced
+@pytest.mark.parametrize("sharpness", [0.3, 9.0])
+def test_a_lowered_layer_on_a_matrix_unit_errs_within_its_bound(
+    name: str, sharpness: float
+) -> None:
+    case = plain_case(SINGLE)
+    layer = attention_from_conv(case.conv, sharpness=sharpness)
+    lowered = lower(layer)
+    with torch.no_grad():
+        exactly = copy.deepcopy(layer).double()(case.x.double())  # within 2^-40 of the truth
+        with OnUnit(Unit(PRECISION[name])):
+            error = (lowered(case.x).double() - exactly).abs()
+            assert (error > 2 * lowered.error_bound(case.x)).any()
+            with allowed(name):
+                bound = lowered.error_bound(case.x)
+    ratio = (error / bound).max().item()
+    record(ratio=ratio, device="unit", dtype=SINGLE)
+    assert ratio <= 1.0
+
+
+@bounded
+@reduced
+def test_heads_that_mix_on_a_matrix_unit_err_within_their_bound(name: str) -> None:
+    case = plain_case(SINGLE)
+    layer = attention_from_conv(case.conv, encoding="scalar")
+    with OnUnit(Unit(PRECISION[name])):
+        assert not certified(case, layer).holds
+        with allowed(name):
+            certificate = certified(case, layer)
+    record(ratio=certificate.ratio, device="unit", dtype=SINGLE)
+    assert certificate.holds
+
+
+@bounded
+@given(terms=st.integers(1, 10**6))
+def test_the_growth_of_split_operands_is_that_of_the_page_rounded_up(terms: int) -> None:
+    coded = Products.split().growth(terms)
+    with precision(400):
+        stated = (1 + 2 * arb(2) ** -20) ** 2 * (1 + arb(2) ** -23) ** (7 * terms) - 1
+        assert stated <= arb(coded) <= stated * ball(1 + Fraction(1, 2**30))
+
+
+@bounded
+@pytest.mark.parametrize("sizes", [(9,), (9, 40), (5, 5, 700)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float16, SINGLE], ids=str)
+def test_what_a_unit_adds_to_a_head_is_that_of_the_page(
+    sizes: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    unit = Products.unit(SINGLE, 11)
+    seen, largest = (torch.tensor(value, dtype=torch.float64) for value in (0.5, 2.0))
+
+    def rounding(products: Products | None) -> float:
+        heads = bounds.head_rounding(seen, largest, 0.3, sizes, dtype, products=products)
+        return heads.item()
+
+    nearest = rounding(None)
+    with precision(400):
+        v, t = arb(2) ** -10, arb(2) ** -23
+        of_pixels = arb(0) if dtype == torch.float16 else v  # and of the weights
+        growth = (1 + of_pixels) ** 2 * (1 + v) ** (len(sizes) - 1)
+        growth *= (1 + of_pixels) ** (len(sizes) - 1) * (1 + t) ** (2 * sum(sizes) + 1)
+        stated = nearest + (growth - 1) * (arb(0.5) + nearest)
+        assert stated <= arb(rounding(unit)) <= stated * ball(1 + Fraction(1, 2**20))
+
+
+@bounded
+@given(sharpness=st.floats(1.0, 8.0))
+def test_what_heads_hand_on_is_rounded_though_their_pixels_are_not(sharpness: float) -> None:
+    # float16 has the bits of TF32; the float32 sums that its heads see have more.
+    conv = nn.Conv1d(1, 1, 1, bias=False, dtype=torch.float16)
+    nn.init.ones_(conv.weight)
+    layer = attention_from_conv(conv, sharpness=sharpness, evaluation="factored")
+    x = torch.ones(1, 1, 9, dtype=torch.float16)
+    plain = certify(layer, conv, x)
+    with allowed("tf32"):
+        allowing = certify(layer, conv, x)
+    assert (allowing.rounding - plain.rounding >= 2.0**-10).all()
+
+
+@bounded
+@reduced
+@pytest.mark.parametrize("terms", [1, 50, 3000])
+def test_what_a_unit_adds_to_a_sum_of_many_terms_is_that_of_the_page(name: str, terms: int) -> None:
+    conv = nn.Conv1d(terms, 1, 1, bias=False)
+    x = torch.ones(1, terms, 1)
+    nn.init.ones_(conv.weight)
+    with allowed(name):
+        certificate = certify(attention_from_conv(conv), conv, x)
+    stated = Products.unit(SINGLE, PRECISION[name]).growth(terms + 1) * terms
+    assert stated <= certificate.rounding.item() <= stated * (1 + 1e-6)
+    record(ratio=certificate.ratio, device="unit", dtype=SINGLE)
+
+
+@control
+@reduced
+@pytest.mark.parametrize("evaluation", ["dense", "factored"])
+@pytest.mark.parametrize("sharpness", [None, 16.0], ids=["saturated", "sharpness 16"])
+def test_the_bound_of_plain_sums_is_no_bound_on_a_matrix_unit(
+    name: str, evaluation: str, sharpness: float | None
+) -> None:
+    # What certify said before it read torch's flags: too little, on a GPU as torch leaves it.
+    case = plain_case(SINGLE)
+    layer = attention_from_conv(case.conv, sharpness=sharpness, evaluation=evaluation)
+    with OnUnit(Unit(PRECISION[name])):
+        assert not certified(case, layer).holds
+        with allowed(name):
+            assert certified(case, layer).holds
+
+
+@control
+@every_evaluation
+def test_the_bound_for_tf32_is_no_bound_for_bfloat16(evaluation: str) -> None:
+    case = plain_case(SINGLE)
+    layer = attention_from_conv(case.conv, evaluation=evaluation)
+    with allowed("tf32"), OnUnit(Unit(PRECISION["bf16"])):
+        assert not certified(case, layer).holds
+
+
+@control
+def test_the_heads_of_a_unit_need_a_term_of_their_own() -> None:
+    # Rounding of weights and pixels before the sum over taps: without it the rest is too little.
+    conv = nn.Conv1d(1, 1, 1, bias=False)
+    nn.init.ones_(conv.weight)
+    x = torch.full((1, 1, 9), 1 + 2.0**-10 - 2.0**-23)
+    layer = attention_from_conv(conv, sharpness=2.0, evaluation="dense")
+    with allowed("tf32"), OnUnit(Unit()):
+        certificate = certify(layer, conv, x)
+    assert certificate.holds
+    of_sum = Products.unit(SINGLE, 11).growth(2, SINGLE) * x.double()
+    assert not replace(certificate, rounding=of_sum).holds
+
+
+@control
+def test_a_unit_roundoff_of_nearest_sums_is_no_bound_for_truncated_ones() -> None:
+    n = 64
+    b = torch.full((n,), 2.0**-23 * (1 - 2.0**-10))
+    b[0] = 1.0
+    error = abs(on_unit(Unit(blocks=(8,)), torch.ones(n), b) - exact_sum(torch.ones(n), b))
+    assert error > Fraction(bounds.gamma(n, SINGLE)) * exact_sum(torch.ones(n), b)
+
+
+@control
+def test_a_bound_by_the_sum_instead_of_its_parts_is_no_bound_on_a_unit() -> None:
+    # Aligned to the largest addend, what is left after cancellation is lost altogether.
+    a = torch.ones(3)
+    b = torch.tensor([1.0, 2.0**-24, -1.0])
+    assert exact_sum(a, b) == Fraction(1, 2**24)
+    assert on_unit(Unit(blocks=(3,)), a, b) == 0
+
+
+@control
+@pytest.mark.parametrize("operands", sorted(ROUNDINGS))
+def test_one_more_than_an_operand_holds_is_lost(operands: str) -> None:
+    one = torch.ones(1)
+    for p in (8, 11):
+        unit = Unit(p, operands=operands)
+        assert on_unit(unit, one, one * 2**p) == 2**p
+        assert on_unit(unit, one, one * (2**p + 1)) != 2**p + 1
+
+
 # What the bound rejects ---------------------------------------------------------------------------
 
 
@@ -259,7 +623,7 @@ def swapped_axes(layer: MultiHeadSelfAttention) -> None:
 
 
 def missing_head(layer: MultiHeadSelfAttention) -> None:
-    layer.output.data[0] = 0
+    layer.output.data[..., 0] = 0
 
 
 def two_heads_swapped(layer: MultiHeadSelfAttention) -> None:
@@ -267,8 +631,8 @@ def two_heads_swapped(layer: MultiHeadSelfAttention) -> None:
 
 
 def matrices_shared_between_heads(layer: MultiHeadSelfAttention) -> None:
-    layer.value.data[:] = layer.value.data[:1].clone()
-    layer.output.data[:] = layer.output.data[:1].clone()
+    layer.value.data[:] = layer.value.data[..., :1].clone()
+    layer.output.data[:] = layer.output.data[..., :1].clone()
 
 
 def weak_sharpness(layer: MultiHeadSelfAttention) -> None:

@@ -249,8 +249,7 @@ def truth_of(layer: MultiHeadSelfAttention, case: Case) -> list[list[list[arb]]]
     return definition(
         [quadratic_score(layer, head) for head in range(layer.num_heads)],
         [sink] * layer.num_heads,
-        layer.value,
-        layer.output,
+        *layer.head_matrices(),
         layer.bias,
         keys,
         view.queries,
@@ -406,7 +405,8 @@ def test_on_a_torus_the_lowered_layer_is_a_circular_convolution_with_one_kernel(
         # The kernel Σ_h e^{g_h}/Z_h W_h, equation (4).
         whole = {d: arb_mat(2, 3) for d in grid}
         for head, shift in enumerate(layer.positional_shift.tolist()):
-            mixing = matrix(layer.value[head, 0]) * matrix(layer.output[head, 0])
+            value, output = layer.head_matrices()
+            mixing = matrix(value[head, 0]) * matrix(output[head, 0])
             circles = [
                 [(2 * arb.pi() * (i - int(s)) / n).cos() for i in range(n)]
                 for s, n in zip(shift, shape, strict=True)
@@ -459,8 +459,7 @@ def test_other_sums_over_axes_are_within_their_bound_of_the_definition(
                 for h in range(layer.num_heads)
             ],
             [ball(Fraction(-1.5) / 2) if layer.has_sink else None] * layer.num_heads,
-            layer.value,
-            layer.output,
+            *layer.head_matrices(),
             layer.bias,
             keys,
             view.queries,

@@ -269,8 +269,8 @@ BAD_OPTIONS: dict[str, tuple[dict[str, Any], type[Exception], Phrases]] = {
     "boundary name": ({"boundary": "zeros"}, ValueError, ("boundary", "'zeros'", "'padded'")),
     "boundary sunk": ({"boundary": "sunk"}, ValueError, ("boundary", "'sunk'", "'natural'")),
     "evaluation name": ({"evaluation": "fast"}, ValueError, ("evaluation", "'fast'", "'dense'")),
-    "evaluation fused": (
-        {"evaluation": "fused"},
+    "evaluation of another": (
+        {"evaluation": "fused", "encoding": "rotary"},
         ValueError,
         ("evaluation", "'fused'", "'auto'"),
     ),

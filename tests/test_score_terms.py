@@ -161,8 +161,9 @@ def test_output_is_the_paper_s_concatenation_bit_for_bit(placed: Placed) -> None
         for (q, row), group in itertools.product(enumerate(rows), range(conv.groups)):
             seen = row_times(row, tokens)
             width = conv.in_channels // conv.groups
-            values = row_times(seen[group * width :][:width], layer.value[h, group].tolist())
-            for o, y in enumerate(row_times(values, layer.output[h, group].tolist())):
+            value, output = (factor[h, group].tolist() for factor in layer.head_matrices())
+            values = row_times(seen[group * width :][:width], value)
+            for o, y in enumerate(row_times(values, output)):
                 expected[group * outputs + o][q] += y
     assert layer(x).flatten(2)[0].tolist() == expected
 

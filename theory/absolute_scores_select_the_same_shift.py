@@ -59,6 +59,7 @@ THEOREM = Theorem(
     objects=(
         "constructions.encodings.Absolute",
         "constructions.encodings.Quadratic",
+        "constructions.evaluation.Fused",
         "constructions.normalisers.Softmax",
     ),
 )
@@ -98,6 +99,7 @@ def prove() -> tuple[Step, ...]:
     _prove_rounding(proof)
     _prove_fused(proof)
     _prove_circle(proof)
+    _prove_evaluations(proof)
     return proof.steps
 
 
@@ -326,3 +328,69 @@ def _prove_circle(proof: Proof) -> None:
     single = Fraction(1, 2**24)
     steps = (1 + single) ** 6 - 1
     proof.check("six roundings are less than 8 u", ball(steps) < ball(8 * single), equation=20)
+
+
+def _digits(n: int) -> list[int]:
+    """The digits of an integer to the base 256, lowest first, each of its sign."""
+    sign, rest, found = (-1 if n < 0 else 1), abs(n), []
+    while rest:
+        found.append(sign * (rest % 256))
+        rest //= 256
+    return found
+
+
+def _prove_evaluations(proof: Proof) -> None:
+    """Rows with their peak at 0, digits, and keys that need no visit: (21) to (23)."""
+    gap, below = sp.symbols("g f", positive=True)
+    for off, peak in ((0, "the target"), (1, "the sink")):
+        at_target, at_key = gap * off / 2, -(gap + below) + gap * off / 2
+        sink = (gap * off - gap) / 2
+        highest = sink if off else at_target
+        proof.check(
+            f"the peak is {peak}, of score 0, and the rest is at -g/2 at most",
+            highest == 0
+            and (off == 1 or identical(sink, -gap / 2))
+            and positive(-gap / 2 - at_key if off else -gap - at_key),
+            equation=21,
+        )
+    n0, n1, n2, m0, m1, m2 = sp.symbols("n_0:3 m_0:3", integer=True)
+    base = sp.Integer(2) ** 8
+    whole = (n0 + n1 * base + n2 * base**2) * (m0 + m1 * base + m2 * base**2)
+    split = sum(
+        (n * base ** min(1, i + j)) * (m * base ** (i + j - min(1, i + j)))
+        for i, n in enumerate((n0, n1, n2))
+        for j, m in enumerate((m0, m1, m2))
+    )
+    proof.check(
+        "the products of digits add up to the product", identical(whole, split), equation=22
+    )
+    cases = [
+        (n, m) for n in (1, 255, 256, -4095, 65535, -65536, 2**23) for m in (1, -2, 255, -4096)
+    ]
+    for n, m in cases:
+        if abs(n * m) >= 2**24:
+            continue
+        terms = [
+            (a * 256 ** min(1, i + j), b * 256 ** (i + j - min(1, i + j)))
+            for i, a in enumerate(_digits(n))
+            for j, b in enumerate(_digits(m))
+        ]
+        proof.check(
+            f"{n} x {m}: factors of 8 bits below 2^16, moduli that add up to that of the product",
+            all(rounded(Fraction(x), 8) == x and abs(x) < 2**16 for term in terms for x in term)
+            and sum(a * b for a, b in terms) == n * m
+            and sum(abs(a * b) for a, b in terms) == abs(n * m),
+            equation=22,
+        )
+    proof.check(
+        "digits at places i and j of numbers whose product is below 2^24 have i + j of 2 at most",
+        all(256 ** (i + j) >= 2**24 for i in range(4) for j in range(4) if i + j > 2),
+        equation=22,
+    )
+    p = 3
+    numbers = [Fraction(k, 2**p) for k in range(2**p + 1)]
+    proof.check(
+        "adding zeros changes no rounded sum",
+        all(rounded(x + 0, p) == x for x in numbers),
+        equation=23,
+    )

@@ -9,12 +9,14 @@ enough to try all its numbers.
 
 from collections.abc import Iterator
 from fractions import Fraction
+from functools import cache
 from itertools import product
 
 import sympy as sp
 from flint import arb
 
-from theory.proof import Proof, Step, Theorem, identical
+from theory import fused_kernels, matrix_units
+from theory.proof import Proof, Step, Theorem, identical, nonnegative
 from theory.quadratic_scores_select_one_shift import ball, precision
 from theory.saturated_softmax_is_one_hot import ACCUMULATOR, EXP_ULPS, FORMATS, Format, rounded
 
@@ -34,7 +36,8 @@ THEOREM = Theorem(
         "image, and is the error itself wherever rounding is small; the rounding is a worst case "
         "over all orders of summation, and has no term for the heads when they are saturated. "
         "Both hold in float16, bfloat16, float32 and float64, for sums of any length, and through "
-        "underflow."
+        "underflow; and on matrix units too, which round the operands of float32 products and "
+        "truncate their sums, if torch's flags let them."
     ),
     hypotheses=(
         "The layer is the one that the construction builds: softmax of quadratic or periodic "
@@ -42,14 +45,18 @@ THEOREM = Theorem(
         "Every operation is rounded to nearest, in any order, with or without fused "
         "multiply-adds, and underflows gradually; sums run in the accumulator's format, and the "
         "output is rounded once.",
+        "A matrix unit may instead cut operands to p bits, and add several numbers at once: "
+        "aligned to the largest and cut there, added exactly, and cut to the accumulator's "
+        "precision, in any direction, with subnormals flushed or not.",
         "The computed exponential of x <= 0 errs by at most κ u e^x + ν with κ = 40, ν the "
         "smallest normal number, and is 1 at 0.",
         "Pixels, matrices and bias are finite, and no sum overflows.",
     ),
     notation={
-        "u, η, ν": "unit roundoff, smallest subnormal and smallest normal of the accumulator",
-        "u_w, η_w": "the same of the format of weights and output",
-        "γ_n": "(1 + u)^n - 1",
+        "u, η, ν": "unit roundoff, smallest subnormal and smallest normal of the accumulator; with "
+        "an index w, of the format of weights and output",
+        "v, t": "what cutting does to an operand, 2^(1-p), and to a sum, 2u, on a matrix unit",
+        "γ_n, G_n": "(1 + u)^n - 1, and the growth of a sum of n products there",
         "P, P_inf": "the soft padding (T4), and its limit at infinite sharpness",
         "Λ, λ": "bounds on the off-limit mass before normalisation, real and computed",
         "T, n": "number of keys, and of products in one output",
@@ -59,11 +66,16 @@ THEOREM = Theorem(
         "Over the reals the layer errs by the convolution of (P - P_inf) X. In floating point "
         "every weight errs relatively, which bounds the error by the size of what is seen; or, "
         "since a rounded sum is never further from the exact one than the target pixel is, by the "
-        "off-limit mass alone. The smaller of the two is carried through the sum over taps."
+        "off-limit mass alone. The smaller of the two is carried through the sum over taps. A "
+        "matrix unit adds k numbers at the cost of k roundings of their moduli, so that any tree "
+        "of n products costs fewer than 2n."
     ),
     references=(
         "arXiv:1909.03469",
         "Higham, Accuracy and Stability of Numerical Algorithms, ch. 3",
+        "Fasi, Higham, Mikaitis, Pranesh, PeerJ CS 7:e330",
+        "Blanchard, Higham, Lopez, Mary, Pranesh, SISC 42(3), C124-C141",
+        "arXiv:2512.07004",
     ),
     objects=(
         "constructions.certify",
@@ -71,6 +83,8 @@ THEOREM = Theorem(
         "constructions.bounds.head_rounding",
         "constructions.bounds.layer_bound",
         "constructions.bounds.gamma",
+        "constructions.units.Products",
+        "constructions.units.products_of",
     ),
 )
 
@@ -90,12 +104,9 @@ def prove() -> tuple[Step, ...]:
         _mass_form(proof)
         _layer(proof)
         _output(proof)
+        matrix_units.establish(proof)
+        fused_kernels.establish(proof)
     return proof.steps
-
-
-def nonnegative(polynomial: sp.Expr) -> bool:
-    """Whether sympy knows the expanded polynomial in nonnegative symbols to be nonnegative."""
-    return sp.expand(polynomial).is_nonnegative is True
 
 
 def _growth(proof: Proof) -> None:
@@ -198,6 +209,7 @@ def _numbers(of: Format) -> Iterator[Fraction]:
                 yield -value
 
 
+@cache  # the same few sums come again and again
 def _fl(value: Fraction) -> Fraction:
     return rounded(value, TOY)
 
@@ -370,6 +382,7 @@ def _mass_form(proof: Proof) -> None:
         all(
             abs(computed - first) <= 2 * added
             for first, second, third in product(numbers, repeat=3)
+            if first >= 0  # rounding to nearest has no sign
             for computed, added in (
                 (_fl(_fl(first + second) + third), abs(second) + abs(third)),
                 (_fl(first + _fl(second + third)), abs(_fl(second + third))),

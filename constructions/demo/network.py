@@ -50,7 +50,7 @@ class Digits:
 def reproducible(seed: int) -> Iterator[None]:
     """Draw the same random numbers and add in the same order, however many cores there are.
 
-    One thread; on CUDA no TF32, whose products the certificates do not speak of. The random state
+    One thread; on CUDA no TF32, with which cards of different kinds would differ. The random state
     and the number of threads are as before afterwards.
     """
     threads = torch.get_num_threads()

@@ -12,6 +12,7 @@ from constructions.encodings.protocol import (
     Encoding,
     Mixing,
     farthest,
+    is_mixing,
     on_axes,
     relative_score_error,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "T5Buckets",
     "Window",
     "farthest",
+    "is_mixing",
     "on_axes",
     "relative_score_error",
 ]

@@ -66,6 +66,12 @@ class Gaussian:
             for j, entry in enumerate(row)
         )
 
+    @property
+    def integer_differences(self) -> bool:
+        """Whether the precision is made of integers."""
+        rows = self.precision or ()
+        return all(float(entry).is_integer() for row in rows for entry in row)
+
     def on_axis(self, axis: int) -> Gaussian | None:
         """The entry of a diagonal precision, as an encoding of that axis alone."""
         if self.precision is None:

@@ -24,6 +24,8 @@ class Quadratic:
 
     theorem = "quadratic_scores_select_one_shift"
     crowded = False
+    everywhere = True
+    integer_differences = True
 
     def on_axis(self, axis: int) -> Quadratic:
         """Itself: a squared distance is the sum of those along the axes."""

@@ -34,7 +34,7 @@ class BiasTable:
         entries = displacements.new_ones(len(displacements), len(shifts))
         for axis in range(shifts.shape[-1]):
             entries = entries * _one_hot(displacements[:, axis], shifts[:, axis])
-        return entries, torch.eye(len(shifts)).to(shifts)
+        return entries, torch.eye(len(shifts), dtype=shifts.dtype, device=shifts.device)
 
     def gap(self, shifts: Tensor, grid: Lattice) -> float:
         """1: every other displacement has the score 0."""

@@ -1,0 +1,67 @@
+"""The dense evaluation: the definition."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from constructions.attention import MultiHeadSelfAttention
+from constructions.boundaries import View
+from constructions.formats import accumulator
+
+
+@dataclass(frozen=True)
+class Dense:
+    """The definition: every head's weights over all keys, times the values.
+
+    Sums run in the accumulator format, and the output is rounded to the dtype of the image once,
+    at the end. Time and memory grow with heads x queries x keys.
+    """
+
+    name: str = "dense"
+
+    def objection(self, layer: MultiHeadSelfAttention) -> str | None:
+        """The definition always applies."""
+        return None
+
+    def limit(self, layer: MultiHeadSelfAttention, view: View) -> str | None:
+        """Any input will do."""
+        return None
+
+    def __call__(self, layer: MultiHeadSelfAttention, view: View) -> Tensor:
+        """The output; see `Evaluation`."""
+        exact = accumulator(view.image.dtype)
+        values = layer.values(view).to(exact).flatten(2)  # (N, C, K)
+        batch, channels, keys = values.shape
+        weights = layer.weights(view).to(exact)[..., :keys]  # the value of a sink is zero
+        if weights.dim() == 3:
+            # The heads see positions alone, so their weights serve the whole batch.
+            columns = values.permute(2, 0, 1).reshape(keys, batch * channels)
+            seen = (weights @ columns).reshape(*weights.shape[:2], batch, channels).movedim(2, 0)
+        else:
+            seen = weights @ values.transpose(1, 2).unsqueeze(1)
+        return mixed(layer, view, seen)
+
+
+def mixed(layer: MultiHeadSelfAttention, view: View, seen: Tensor) -> Tensor:
+    """What the heads see, softmax(A^h) X, times W_val^h W_out^h, summed over heads.
+
+    Args:
+        layer: of these heads.
+        view: of the input.
+        seen: (N, H, Q, D_in), in the accumulator format.
+
+    Returns:
+        (N, D_out, *queries.shape), rounded to the dtype of the image.
+    """
+    batch, heads, queries, channels = seen.shape
+    groups, width = layer.groups, channels // layer.groups
+    grouped = seen.reshape(batch, heads, queries, groups, width).permute(3, 0, 2, 1, 4)
+    concatenated = grouped.reshape(groups, batch * queries, heads * width)
+    mixing = layer.head_mixing(view, seen.dtype).movedim(1, 0).reshape(groups, heads * width, -1)
+    outputs = (concatenated @ mixing).reshape(groups, batch, queries, mixing.shape[-1])
+    y = outputs.permute(1, 0, 3, 2).reshape(batch, groups * mixing.shape[-1], *view.queries.shape)
+    if layer.bias is not None:
+        y = y + layer.bias.to(seen.dtype).reshape(-1, *(1 for _ in view.queries.shape))
+    return y.to(view.image.dtype)

@@ -1,0 +1,71 @@
+"""The factored evaluation: soft padding, then the convolution."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from constructions.attention import MultiHeadSelfAttention
+from constructions.borders import padded
+from constructions.boundaries import View
+from constructions.encodings import is_mixing, on_axes
+from constructions.formats import accumulator
+from constructions.normalisers import Softmax
+from constructions.stencil import convolve
+
+
+@dataclass(frozen=True)
+class Factored:
+    """Soft padding, then the ordinary convolution: the theorem that makes the layer practical.
+
+    Shifts, sharpness and matrices are read from the layer's own parameters. The cost is that of
+    the convolution and, unless the layer is saturated, of one small matrix product for each axis,
+    for all heads together. Theorem: `attention_is_soft_padding_then_convolution`.
+    """
+
+    name: str = "factored"
+
+    def objection(self, layer: MultiHeadSelfAttention) -> str | None:
+        """The heads must share P, and P must factor or be a gather."""
+        if is_mixing(layer.encoding):
+            return f"the heads of {layer.encoding} mix all taps and share no operator"
+        if not layer.shares_structure():
+            return (
+                "content terms or per-head positional parameters are trained, or edited off the "
+                "structure that the heads share"
+            )
+        saturated = layer.positional_sharpness is None
+        if saturated and hasattr(layer.encoding, "theorem"):
+            return None
+        by_axis = on_axes(layer.encoding, layer.geometry.dimension) is not None
+        if saturated:
+            if by_axis:
+                return None
+            return f"{layer.encoding} names no theorem by which its heads are one-hot"
+        if not by_axis:
+            return f"the scores of {layer.encoding} are not known to be sums over axes"
+        if not isinstance(layer.normaliser, Softmax):
+            return f"the weights of {layer.normaliser} are not known to be products over axes"
+        return None
+
+    def limit(self, layer: MultiHeadSelfAttention, view: View) -> str | None:
+        """Any input will do."""
+        return None
+
+    def __call__(self, layer: MultiHeadSelfAttention, view: View) -> Tensor:
+        """The output; see `Evaluation`."""
+        dtype = view.image.dtype
+        exact = accumulator(dtype)
+        geometry, padding = layer.geometry, (0,) * layer.geometry.dimension
+        if not getattr(layer.encoding, "everywhere", False):
+            layer.gap(layer.boundary_rule.keys(view))  # raises where there is none
+        if not layer.is_saturated(dtype):
+            at_targets = layer.soft_padding(view)(layer.values(view).to(exact))
+        elif layer.border.mode == "zeros" and geometry.pads_evenly:
+            at_targets, padding = view.image.to(exact), geometry.before
+        else:
+            at_targets = padded(view.image.to(exact), view.pixels, view.targets, layer.border)
+        bias = None if layer.bias is None else layer.bias.to(exact)
+        kernel = layer.kernel(exact)
+        return convolve(geometry, kernel, at_targets, bias, padding, layer.groups).to(dtype)
