@@ -1,1 +1,1 @@
-"""What dense attention costs beside the convolution; never a test that fails on time."""
+"""What attention costs beside a convolution, and beside other attention: `python -m benchmarks`."""
