@@ -22,7 +22,7 @@ from constructions.formats import (
 from constructions.normalisers import EXP_ERROR
 from constructions.soft_padding import SINK_HEIGHT, SoftPadding, along
 from constructions.stencil import Stencil
-from constructions.units import Products, grown
+from constructions.units import Products, grown, products_of
 
 ROUND_UP = 1 + 2**-46
 """Covers the rounding of the scalar formulas below: at most 40 operations within 2 units each."""
@@ -306,6 +306,8 @@ def _on_a_unit(
 class HeadErrors:
     """What the heads of a layer do to the pixels, at every target.
 
+    All of them have the shape of what stands at the targets, or none where they are zero.
+
     Args:
         deviation: what a head sees over the reals, less the pixel at its limit.
         signed: whether the deviation is the real one, or a bound on its modulus.
@@ -321,7 +323,7 @@ class HeadErrors:
     @classmethod
     def none(cls, limit: Tensor) -> HeadErrors:
         """Those of one-hot weights: a gather, which is exact."""
-        nothing = torch.zeros_like(limit)
+        nothing = limit.new_zeros(())
         return cls(nothing, True, nothing, nothing)
 
 
@@ -361,27 +363,59 @@ def layer_bound(
     taps, _, channels, _ = stencil.matrices.shape
     terms = taps * channels
 
-    strayed = magnitude.convolve(heads.deviation.abs())
-    leak = stencil.convolve(heads.deviation).abs() if heads.signed else strayed
-    carried = magnitude.convolve(heads.rounding)
+    def through(of: Stencil, numbers: Tensor) -> Tensor:
+        """A convolution; of zeros, none: a saturated layer has no errors of its heads."""
+        if not bool(numbers.any()):
+            return exact.new_zeros(())
+        return _moduli(of, numbers, sums) if of is magnitude else of.convolve(numbers)
+
+    # What the deviation itself may err counts as if the layer had rounded it.
+    carried = through(magnitude, heads.rounding + heads.evaluated)
+    leak = through(stencil if heads.signed else magnitude, heads.deviation).abs()
     formed = Products.plain(sums) if products is None else products
     growth = formed.growth(terms + 1, *operands)
     largest = sum(map(_most, (limit, heads.deviation, heads.rounding, stencil.matrices)))
-    size = magnitude.convolve(limit.abs()) + bias
-    summed = size + strayed + carried
-    rounding = carried + growth * summed + formed.lost(terms, largest)
-    overflow = summed * (1 + growth) > torch.finfo(sums).max
+    seen = limit.abs()
+    if leak.dim():
+        seen += heads.deviation.abs()
+    size = _moduli(magnitude, seen, sums) + bias
+    summed = size + carried if carried.dim() else size
+    # The sum and its reference, and what may underflow in both.
+    rounding = summed * growth
+    rounding.add_(size, alpha=gamma(terms + 1, double)).add_(carried)
+    rounding.add_(formed.lost(terms, largest) + 2 * terms * smallest_subnormal(double))
+    overflow = summed > torch.finfo(sums).max / (1 + growth) / ROUND_UP
     if stored != sums:
         rounded = exact.abs() + leak + rounding
-        rounding = rounding + unit_roundoff(stored) * rounded + smallest_subnormal(stored)
         overflow |= rounded > torch.finfo(stored).max
-    reference = magnitude.convolve(heads.evaluated) + gamma(terms + 1, double) * (size + strayed)
-    reference = reference + 2 * terms * smallest_subnormal(double)
+        rounding.add_(rounded, alpha=unit_roundoff(stored)).add_(smallest_subnormal(stored))
     # What the sums of this function, all of terms of one sign, can have lost themselves.
     own = 1 + 2 * gamma(terms + 32, double)
-    return leak * own, ((rounding + reference) * own).masked_fill(overflow, math.inf)
+    return leak.expand_as(exact) * own, rounding.mul_(own).masked_fill_(overflow, math.inf)
+
+
+def _moduli(magnitude: Stencil, numbers: Tensor, sums: torch.dtype) -> Tensor:
+    """Σ |W| of nonnegative numbers, or a little more.
+
+    Equation 15 of the page: where the layer adds in float32 these sums may too, in a fraction of
+    the time, once the largest number and the largest weight are scaled to about 1.
+    """
+    taps, _, channels, _ = magnitude.matrices.shape
+    terms, single = taps * channels, torch.float32
+    growth = products_of("convolution", single, "cpu").growth(terms + 4, single, single)
+    largest = [_most(magnitude.matrices), _most(numbers)]
+    if sums != single or growth > 2**-10 or not all(2.0**-500 < n < 2.0**500 for n in largest):
+        return magnitude.convolve(numbers)
+    scales = [2.0 ** -math.frexp(n)[1] for n in largest]
+    matrices = (magnitude.matrices * scales[0]).to(single)
+    size = replace(magnitude, matrices=matrices).convolve((numbers * scales[1]).to(single)).double()
+    size.mul_(1 + 2 * growth).add_(4 * terms * smallest_normal(single))
+    return size.div_(scales[0] * scales[1])
 
 
 def _most(numbers: Tensor) -> float:
     """The largest modulus; 0 of none."""
-    return float(numbers.abs().max()) if numbers.numel() else 0.0
+    if not numbers.numel():
+        return 0.0
+    least, most = numbers.aminmax()
+    return max(-least.item(), most.item())

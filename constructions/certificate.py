@@ -241,4 +241,4 @@ def _certificate(
 
 def _distance(y: Tensor, exact: Tensor) -> Tensor:
     """|y - exact|; inf where an overflow left no number."""
-    return (y.detach().cpu().double() - exact).abs().nan_to_num(math.inf, posinf=math.inf)
+    return torch.sub(y.detach().cpu(), exact).abs_().nan_to_num_(math.inf, posinf=math.inf)

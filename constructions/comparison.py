@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from constructions.attention import MultiHeadSelfAttention
 from constructions.borders import BORDERS, padded
@@ -31,7 +31,7 @@ from constructions.pooling import AnyPooling, WindowGeometry
 from constructions.scores import below_peaks
 from constructions.soft_padding import SoftPadding
 from constructions.source import canonical, check_convertible
-from constructions.stencil import AnyConvolution, Stencil, checked_spatial_shape
+from constructions.stencil import AnyConvolution, Stencil, checked_spatial_shape, in_bands
 from constructions.units import Products, products_of
 
 NON_FINITE = "theorem T9, docs/theorems/dense_attention_spreads_non_finite_pixels.md"
@@ -86,7 +86,7 @@ class Comparison:
                     "accepted: one dtype and one device"
                 )
         for name, tensor in {"x": x, **parameters}.items():
-            if not bool(tensor.isfinite().all()):
+            if tensor.numel() and not all(n.isfinite() for n in tensor.aminmax()):
                 raise ValueError(
                     f"{name} has infinite or NaN entries; accepted: finite ones ({NON_FINITE})"
                 )
@@ -101,7 +101,7 @@ class Comparison:
         else:
             limit = padded(view.image, view.pixels, view.targets, stencil.border)
         with torch.no_grad():
-            exact = wide(image) if output_size is None else wide(image, list(output_size))
+            exact = _by_torch(wide, image, output_size)
         return cls(stencil, exact, view, limit)
 
     def spread(self, *, has_sink: bool = False) -> Tensor:
@@ -264,6 +264,36 @@ def _applied_by(layer: MultiHeadSelfAttention) -> Products:
     if layer.evaluation in ("fused", "flex"):  # stock kernels are given the layer's own format
         return products_of("attention", layer.dtype, device_type)
     return products_of("matmul", accumulator(layer.dtype), device_type)
+
+
+def _by_torch(wide: nn.Module, image: Tensor, output_size: Sequence[int] | None) -> Tensor:
+    """torch's own convolution, its own padding included, in bands of rows."""
+    if output_size is not None:
+        exact: Tensor = wide(image, list(output_size))
+        return exact
+    if not isinstance(wide, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        exact = wide(image)
+        return exact
+    batched = image.dim() == wide.weight.dim()
+    mode = "constant" if wide.padding_mode == "zeros" else wide.padding_mode
+    padded = F.pad(
+        image if batched else image.unsqueeze(0), wide._reversed_padding_repeated_twice, mode
+    )
+    convolution = (F.conv1d, F.conv2d, F.conv3d)[wide.weight.dim() - 3]
+
+    def bands(part: Tensor) -> Tensor:
+        return convolution(
+            part,
+            wide.weight,
+            wide.bias,
+            stride=wide.stride,
+            dilation=wide.dilation,
+            groups=wide.groups,
+        )
+
+    extent = wide.dilation[0] * (wide.kernel_size[0] - 1) + 1
+    exact = in_bands(bands, padded, wide.weight, extent, wide.stride[0])
+    return exact if batched else exact.squeeze(0)
 
 
 def _uniform(view: View, keys: Lattice, geometry: WindowGeometry) -> SoftPadding:

@@ -10,7 +10,7 @@ that the queries q stand on (stride, output size) or of the lattice that the pix
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -334,7 +334,49 @@ class Stencil:
         _, groups, inputs, outputs = self.matrices.shape
         size = groups * outputs, inputs, *self.geometry.kernel_size
         kernel = self.matrices.permute(1, 3, 2, 0).reshape(size)
-        return convolve(self.geometry, kernel, at_targets, groups=groups)
+        geometry = self.geometry
+        taps, dilation = geometry.kernel_size[0], geometry.dilation[0]
+        stride = geometry.query_spacing[0]
+
+        def bands(part: Tensor) -> Tensor:
+            return convolve(geometry, kernel, part, groups=groups)
+
+        return in_bands(bands, at_targets, kernel, dilation * (taps - 1) + 1, stride)
+
+
+CACHED = 2**22
+"""Bytes that a band of rows may take."""
+
+
+def in_bands(
+    convolution: Callable[[Tensor], Tensor],
+    padded: Tensor,
+    kernel: Tensor,
+    extent: int,
+    stride: int,
+) -> Tensor:
+    """A convolution of a padded image, band of rows by band of rows.
+
+    In float64 torch copies each pixel once for each tap: all of a large image leaves the cache.
+
+    Args:
+        convolution: without padding.
+        padded: (N, D_in, *shape).
+        kernel: its weight.
+        extent: rows that an output sees.
+        stride: rows from output to output.
+    """
+    rows = (padded.shape[2] - extent) // stride + 1
+    each = kernel.element_size() * kernel[:1].numel() * padded[:1, :1, :1].numel()
+    height = max(1, CACHED // max(1, each))
+    if rows <= height or padded.device.type != "cpu":
+        return convolution(padded)
+    bands = []
+    for start in range(0, rows, height):
+        end = min(start + height, rows)
+        first, last = start * stride, (end - 1) * stride + extent
+        bands.append(convolution(padded[:, :, first:last]))
+    return torch.cat(bands, dim=2)
 
 
 def convolve(

@@ -544,6 +544,21 @@ def test_what_a_unit_adds_to_a_sum_of_many_terms_is_that_of_the_page(name: str, 
     record(ratio=certificate.ratio, device="unit", dtype=SINGLE)
 
 
+@bounded
+@given(scale=st.integers(-140, 100), weight=st.integers(-140, 100), seed=st.integers(0, 2**16))
+def test_sums_of_moduli_in_float32_are_never_too_small(scale: int, weight: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    conv = nn.Conv1d(3, 2, 3, bias=False, dtype=torch.float64)
+    drawn = torch.randn(conv.weight.shape, dtype=torch.float64, generator=generator)
+    conv.weight.data.copy_(drawn.abs() * 2.0**weight)
+    numbers = torch.randn(1, 3, 9, dtype=torch.float64, generator=generator).abs() * 2.0**scale
+    stencil = Stencil.from_conv(conv)
+    wide = stencil.convolve(numbers)
+    single = bounds._moduli(stencil, numbers, torch.float32)
+    assert (single >= wide * (1 - 2**-40)).all()
+    assert (single <= wide * (1 + 2**-16) + wide.max() * 2**-100).all()
+
+
 @control
 @reduced
 @pytest.mark.parametrize("evaluation", ["dense", "factored"])
