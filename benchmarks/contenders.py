@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +16,9 @@ from torch import Tensor, nn
 from constructions import attention_from_conv, lower
 from constructions.lowering import Lowered
 
-SHARPNESS = 0.7
-"""Of the layers that are not saturated: a neighbour has half the weight of the pixel itself."""
+SHARPNESS, FLAT = 0.7, 1e-5
+"""Of layers that are not saturated: with the first a neighbour has half the weight of the pixel
+itself, with the second no weight is zero, however large the image."""
 
 WEIGHTS = 2**30
 """Bytes: attention that holds all its weights stops where one copy of them is larger."""
@@ -239,21 +241,27 @@ class PositionalPart(nn.Module):
 
 CONVOLUTION, PADDED = "conv2d", "pad, conv2d"
 SATURATED, FINITE, BANDED = "saturated", "finite", "finite, lowered"
-DENSE, FUSED = "dense", "fused"
+FULL = "finite, full range"
+DENSE, FUSED, FLEX = "dense", "fused", "flex"
 TEXTBOOK, BY_HEAD, STOCK, GATED = "textbook", "by head", "SDPA", "GPSA"
 
 LINEAR = (CONVOLUTION, PADDED, SATURATED, FINITE, BANDED)
-QUADRATIC = (DENSE, FUSED, TEXTBOOK, BY_HEAD, STOCK, GATED)
-FROZEN = (BANDED,)
-"""Contenders without parameters to be trained."""
+QUADRATIC = (DENSE, FUSED, FLEX, TEXTBOOK, BY_HEAD, STOCK, GATED)
+FROZEN = (BANDED, FLEX)
+"""Contenders that are not trained: they have no parameters, or on a CPU no backward pass."""
 
 
-def fused(conv: nn.Conv2d) -> nn.Module | None:
-    """Our layer by stock attention on augmented features, where it has that evaluation."""
-    try:
-        return attention_from_conv(conv, boundary="padded", evaluation="fused")
-    except ValueError:
+def fused(conv: nn.Conv2d) -> nn.Module:
+    """Our layer by stock attention on features of positions."""
+    return attention_from_conv(conv, boundary="padded", evaluation="fused")
+
+
+def flex(conv: nn.Conv2d) -> nn.Module | None:
+    """Our layer by FlexAttention, where there is a compiler for it."""
+    if shutil.which("g++") is None and conv.weight.device.type == "cpu":
         return None
+    layer = attention_from_conv(conv, boundary="padded", evaluation="flex")
+    return layer.requires_grad_(False)
 
 
 def gated_like(conv: nn.Conv2d) -> nn.Module | None:
@@ -280,14 +288,16 @@ MAKERS: Mapping[str, Callable[[Any], nn.Module | None]] = {
     SATURATED: attention_from_conv,
     FINITE: lambda conv: attention_from_conv(conv, sharpness=SHARPNESS),
     BANDED: lambda conv: lower(attention_from_conv(conv, sharpness=SHARPNESS)),
+    FULL: lambda conv: attention_from_conv(conv, sharpness=FLAT),
     DENSE: lambda conv: attention_from_conv(conv, boundary="padded", evaluation="dense"),
     FUSED: fused,
+    FLEX: flex,
     TEXTBOOK: textbook(Textbook),
     BY_HEAD: textbook(HeadByHead),
     STOCK: textbook(Stock),
     GATED: gated_like,
 }
-EXACT = (PADDED, SATURATED, DENSE, FUSED, TEXTBOOK, BY_HEAD, STOCK)
+EXACT = (PADDED, SATURATED, DENSE, FUSED, FLEX, TEXTBOOK, BY_HEAD, STOCK)
 """Contenders that compute the convolution."""
 
 

@@ -296,8 +296,8 @@ def growth(device: Device, grid: Grid) -> Section:
         "caches. That of the convolution says what the machine adds.",
     )
     cases = [Case((n, n), device=device.name) for n in grid.growth]
-    slopes = grown(section, (*c.LINEAR, *c.QUADRATIC), cases, device, grid)
-    for name, most in ((c.SATURATED, 1.05), (c.BANDED, 1.05), (c.FINITE, 1.5)):
+    slopes = grown(section, (*c.LINEAR, c.FULL, *c.QUADRATIC), cases, device, grid)
+    for name, most in ((c.SATURATED, 1.05), (c.BANDED, 1.05), (c.FINITE, 1.05), (c.FULL, 1.5)):
         section.targets.append(Target(f"exponent of time, {name}, images", slopes[name], most))
     return section
 
