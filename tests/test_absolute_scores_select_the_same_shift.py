@@ -37,8 +37,6 @@ from tests.strategies import PADDING_MODES, integer_cases, sharpnesses
 from theory import absolute_scores_select_the_same_shift as theory
 from theory.theta import ball, precision
 
-pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
-
 SLUG = "absolute_scores_select_the_same_shift"
 symbolic = pytest.mark.evidence(SLUG, "symbolic")
 exact = pytest.mark.evidence(SLUG, "exact")

@@ -47,8 +47,6 @@ from theory import borders_are_limits_of_attention as theory
 from theory.saturated_softmax_is_one_hot import FORMATS as STATED
 from theory.theta import ball, leak_enclosure, precision, theta_minus_one
 
-pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
-
 SLUG = "borders_are_limits_of_attention"
 symbolic = pytest.mark.evidence(SLUG, "symbolic")
 exact = pytest.mark.evidence(SLUG, "exact")

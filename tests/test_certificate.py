@@ -27,9 +27,6 @@ from tests.helpers import filled, integers, refused
 from tests.ledger import ROOT
 from tests.strategies import Case, Convolution, integer_cases
 
-# Once in a process, torch warns that "same" may copy the image; it should not matter when.
-pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
-
 Phrases = tuple[str, str, str]
 """How the message begins, what it has of the given, and what it has of the accepted."""
 

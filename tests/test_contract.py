@@ -25,9 +25,6 @@ from tests.helpers import filled, integers, refused
 from tests.ledger import ROOT
 from tests.strategies import Case, Geometry, geometries, integer_cases
 
-# Once in a process, torch warns that "same" may copy the image; it should not matter when.
-pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
-
 DTYPES = pytest.mark.parametrize("dtype", FORMATS, ids=str)
 
 

@@ -24,8 +24,6 @@ from tests.strategies import Case, integer_cases
 from theory import dense_attention_spreads_non_finite_pixels as theory
 from theory.dense_attention_spreads_non_finite_pixels import Kind
 
-pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
-
 SLUG = "dense_attention_spreads_non_finite_pixels"
 symbolic = pytest.mark.evidence(SLUG, "symbolic")
 exact = pytest.mark.evidence(SLUG, "exact")

@@ -36,8 +36,6 @@ from theory import gaussian_gap_is_a_shortest_vector as theory
 from theory.shortest_vectors import box, form, mass_bound, pivots, shortest, vectors
 from theory.theta import ball, precision
 
-pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
-
 SLUG = "gaussian_gap_is_a_shortest_vector"
 symbolic = pytest.mark.evidence(SLUG, "symbolic")
 exact = pytest.mark.evidence(SLUG, "exact")

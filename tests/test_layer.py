@@ -27,9 +27,6 @@ from constructions.stencil import Stencil
 from tests.helpers import Scores, enlivened, filled, integers, papers_layer, refused
 from tests.strategies import Case, Convolution, integer_cases
 
-# Once in a process, torch warns that "same" may copy the image; it should not matter when.
-pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
-
 DTYPES = pytest.mark.parametrize("dtype", FORMATS, ids=str)
 
 
@@ -441,7 +438,6 @@ def test_layer_compiles_into_one_graph(agrees: Callable[[str], None]) -> None:
 
 @COMPILED
 @pytest.mark.thorough
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # inductor's own imports
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs g++")
 def test_layer_compiles_with_inductor(agrees: Callable[[str], None]) -> None:
     agrees("inductor")

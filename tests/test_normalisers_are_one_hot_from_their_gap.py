@@ -34,8 +34,6 @@ from theory.saturated_softmax_is_one_hot import EXP_ULPS
 from theory.saturated_softmax_is_one_hot import FORMATS as STATED
 from theory.theta import ball, precision
 
-pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
-
 SLUG = "normalisers_are_one_hot_from_their_gap"
 symbolic = pytest.mark.evidence(SLUG, "symbolic")
 exact = pytest.mark.evidence(SLUG, "exact")

@@ -36,8 +36,6 @@ from tests.strategies import Case, real_cases
 from theory import one_dimension_expresses_every_convolution as theory
 from theory.theta import precision
 
-pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
-
 SLUG = "one_dimension_expresses_every_convolution"
 symbolic = pytest.mark.evidence(SLUG, "symbolic")
 exact = pytest.mark.evidence(SLUG, "exact")

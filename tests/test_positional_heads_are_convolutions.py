@@ -37,8 +37,6 @@ from tests.strategies import PADDING_MODES, Case, integer_cases, sharpnesses
 from theory import positional_heads_are_convolutions as theory
 from theory.theta import ball, precision
 
-pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
-
 SLUG = "positional_heads_are_convolutions"
 symbolic = pytest.mark.evidence(SLUG, "symbolic")
 exact = pytest.mark.evidence(SLUG, "exact")

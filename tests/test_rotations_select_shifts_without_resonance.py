@@ -38,8 +38,6 @@ from theory import resonances
 from theory import rotations_select_shifts_without_resonance as theory
 from theory.theta import ball, precision
 
-pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
-
 SLUG = "rotations_select_shifts_without_resonance"
 symbolic = pytest.mark.evidence(SLUG, "symbolic")
 bounded = pytest.mark.evidence(SLUG, "property")

@@ -29,8 +29,6 @@ from tests.strategies import Case, Convolution, geometries, integer_cases, real_
 from theory import saturated_softmax_is_one_hot as theory
 from theory.quadratic_scores_select_one_shift import ball, precision
 
-pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
-
 SLUG = "saturated_softmax_is_one_hot"
 symbolic = pytest.mark.evidence(SLUG, "symbolic")
 exact = pytest.mark.evidence(SLUG, "exact")

@@ -17,9 +17,6 @@ from constructions.stencil import Geometry, Stencil
 from tests.oracle import convolve_module, numbers
 from tests.strategies import Case, Convolution, integer_cases
 
-# Once in a process, torch warns that "same" may copy the image; it should not matter when.
-pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
-
 
 @dataclass(frozen=True)
 class Row:

@@ -3,6 +3,7 @@
 The theorem of both is T14, absolute scores; their rounding is that of T7.
 """
 
+import functools
 import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -27,10 +28,7 @@ from tests.ledger import record
 from tests.options import agrees, truth_of
 from tests.strategies import PADDING_MODES, integer_cases, real_cases, sharpnesses
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths"),
-    pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 
 SLUG = "absolute_scores_select_the_same_shift"
 exact = pytest.mark.evidence(SLUG, "exact")
@@ -50,7 +48,6 @@ def compiles(test: Callable[..., None]) -> Callable[..., None]:
     """Mark a test that runs inductor, for many seconds."""
     for mark in (
         pytest.mark.thorough,
-        pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning"),  # its own imports
         pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs g++"),
     ):
         test = mark(test)
@@ -421,6 +418,22 @@ def test_compiled_flex_attention_is_within_its_certificate() -> None:
                     assert torch.equal(layer(x), of(conv, "dense")(x))
             assert certificate.holds
             record(ratio=certificate.ratio, dtype=x.dtype)
+
+
+def test_flex_attention_is_compiled_for_more_shapes_than_dynamo_keeps_by_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from torch._dynamo import config, exc
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    monkeypatch.setattr(flex, "_compiled", functools.cache(flex._compiled.__wrapped__))
+    layer = of(nn.Conv1d(1, 1, 3), "flex")
+    with torch.no_grad(), config.patch(recompile_limit=1):
+        for size in (3, 4):
+            layer(torch.ones(1, 1, size))
+        monkeypatch.setattr(flex, "SHAPES", 0)
+        with pytest.raises(exc.FailOnRecompileLimitHit, match="fullgraph"):
+            layer(torch.ones(1, 1, 5))
 
 
 @pytest.mark.evidence("dense_attention_spreads_non_finite_pixels", "exact")

@@ -39,8 +39,6 @@ from tests.strategies import Case, Geometry, geometries, integer_cases, real_cas
 from theory import two_dimensions_select_every_shift as theory
 from theory.theta import ball, precision, theta_minus_one
 
-pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
-
 SLUG = "two_dimensions_select_every_shift"
 symbolic = pytest.mark.evidence(SLUG, "symbolic")
 exact = pytest.mark.evidence(SLUG, "exact")

@@ -25,6 +25,9 @@ from constructions.soft_padding import SINK_HEIGHT
 BLOCK = 128
 """Queries and keys in a block of the mask, as FlexAttention has it by default."""
 
+SHAPES = 64
+"""Kernels that a process may compile, unless `torch._dynamo.config.recompile_limit` is larger."""
+
 
 @dataclass(frozen=True)
 class Flex:
@@ -110,9 +113,18 @@ def kernel() -> Callable[..., Any]:
 
 @functools.cache
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    # With sizes that vary, torch 2.13 writes C++ for the CPU that does not compile.
-    compiled: Callable[..., Any] = torch.compile(function, dynamic=False)
-    return compiled
+    import torch._dynamo.config as dynamo
+
+    # With sizes that vary, torch 2.13 writes C++ for the CPU that does not compile. Beyond a number
+    # of shapes dynamo goes on uncompiled, in quadratic memory; of a full graph it says so instead.
+    compiled: Callable[..., Any] = torch.compile(function, dynamic=False, fullgraph=True)
+
+    def of_any_shape(*arguments: Any, **options: Any) -> Any:
+        limit = max(SHAPES, dynamo.recompile_limit)
+        with dynamo.patch(recompile_limit=limit):
+            return compiled(*arguments, **options)
+
+    return of_any_shape
 
 
 def _scores(
