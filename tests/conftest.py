@@ -15,7 +15,7 @@ PROFILES = {
     # Deadlines and "too slow" measure the machine and its neighbours, not the code. In CI,
     # Hypothesis starts from settings of its own, so `derandomize` is said here too.
     "default": settings(
-        max_examples=50,
+        max_examples=30,
         derandomize=False,
         deadline=None,
         suppress_health_check=[HealthCheck.too_slow],
@@ -143,3 +143,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run each test that has a `device` argument once per device."""
     if "device" in metafunc.fixturenames:
         metafunc.parametrize("device", device_parameters(metafunc.config.getoption("--device")))
+
+
+@pytest.fixture
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FlexAttention as it is without a compiler: the same function, with all scores in memory."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    from constructions.evaluation import flex
+
+    monkeypatch.setattr(flex, "kernel", lambda: flex_attention)

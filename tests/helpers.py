@@ -1,4 +1,4 @@
-"""What tests of several files share: exact data, and reading a refusal."""
+"""What tests of several files share: exact data, reading a refusal, a compiled layer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from constructions import attention_from_conv
 from constructions.attention import MultiHeadSelfAttention
 from constructions.stencil import AnyConvolution
 
-__all__ = ["Scores", "enlivened", "filled", "integers", "papers_layer", "refused"]
+__all__ = ["Scores", "enlivened", "filled", "integers", "papers_layer", "refused", "traced"]
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -77,3 +77,9 @@ def refused(kind: type[Exception], argument: str, given: str, accepted: str) -> 
     assert given in told, message
     assert word, message
     assert accepted in message[len(told) :], message
+
+
+def traced(module: nn.Module, backend: str = "eager") -> Any:
+    """The module compiled, whole; not counted with what tests before it compiled."""
+    torch.compiler.reset()
+    return torch.compile(module, backend=backend, fullgraph=True)

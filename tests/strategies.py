@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from hypothesis import settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -38,6 +39,9 @@ TRANSPOSED: tuple[type[Convolution], ...] = (
 )
 LAYERS = CONVOLUTIONS + TRANSPOSED
 PADDING_MODES = ("zeros", "replicate", "reflect", "circular")
+
+a_share = settings(max_examples=settings().max_examples // 2)
+"""For a property of which others, beside it, test a part each, or whose examples take long."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -180,10 +180,12 @@ def test_part_of_a_run_is_no_record(part: list[str], capsys: pytest.CaptureFixtu
 # Contenders ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("eager")
 def test_contenders_that_should_compute_the_convolution_do() -> None:
     suite.check(CPU)
 
 
+@pytest.mark.usefixtures("eager")
 def test_contender_that_computes_anything_else_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(conv: Any) -> Any:
         module = contenders.Stock(conv, 104.0)
@@ -278,6 +280,7 @@ def test_figure_reads_numbers_with_commas_dashes_and_modes() -> None:
         record.growth_in("# Benchmarks\n")
 
 
+@pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize("name", ["beside", "line", "certificates"])
 def test_section_has_a_table_and_its_targets(name: str) -> None:
     (section,) = suite.run(CPU, suite.SMALL, [name])

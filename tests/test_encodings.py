@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -39,13 +39,10 @@ from tests.encodings import (
     tally,
 )
 from tests.ledger import record
-from tests.strategies import LAYERS, PADDING_MODES, Case, real_cases, sharpnesses
+from tests.strategies import LAYERS, PADDING_MODES, Case, a_share, real_cases, sharpnesses
 
 TEXT = PAGE.read_text(encoding="utf-8")
 every_pair = pytest.mark.parametrize("pair", PAIRS, ids=[" and ".join(pair) for pair in PAIRS])
-
-a_share = settings(max_examples=settings().max_examples // 2)
-"""Each encoding has tests of its own beside."""
 
 RESTRICTED = {"t5", "alibi", "causal_alibi", "scalar"}
 """Those of few kernels and of no sharpness, which their own tests certify."""

@@ -27,7 +27,7 @@ from constructions.encodings.protocol import on_axes
 from constructions.formats import FORMATS
 from constructions.lattice import Lattice
 from tests import heads
-from tests.helpers import refused
+from tests.helpers import refused, traced
 from tests.ledger import record
 from tests.options import agrees, truth_of
 from tests.oracle import numbers
@@ -484,8 +484,7 @@ def test_layers_run_where_there_are_no_values(alpha: float | None) -> None:
 def test_layers_are_traced_in_one_graph() -> None:
     case = heads.generic_case(2)
     layer = attention_from_conv(case.conv, encoding=Gaussian(UNEVEN), sharpness=3.0)
-    traced = torch.compile(layer, backend="eager", fullgraph=True)
-    assert torch.equal(traced(case.x), layer(case.x))
+    assert torch.equal(traced(layer)(case.x), layer(case.x))
 
 
 # What is refused ----------------------------------------------------------------------------------

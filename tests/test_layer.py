@@ -24,7 +24,7 @@ from constructions import attention_from_conv
 from constructions.attention import MultiHeadSelfAttention
 from constructions.formats import FORMATS
 from constructions.stencil import Stencil
-from tests.helpers import Scores, enlivened, filled, integers, papers_layer, refused
+from tests.helpers import Scores, enlivened, filled, integers, papers_layer, refused, traced
 from tests.strategies import Case, Convolution, integer_cases
 
 DTYPES = pytest.mark.parametrize("dtype", FORMATS, ids=str)
@@ -393,7 +393,7 @@ def compiled_layer_agrees(backend: str) -> None:
     """All four score terms, forward and backward; scores as weights keep integers integers."""
     conv = filled(nn.Conv2d(4, 2, 3, padding=1)).double()
     layer = enlivened(attention_from_conv(conv, normaliser=Scores(), sharpness=3.0))
-    compiled: Any = torch.compile(copy.deepcopy(layer), backend=backend, fullgraph=True)
+    compiled = traced(copy.deepcopy(layer), backend)
     results = []
     for module in (layer, compiled):
         x = image(torch.float64).requires_grad_()
@@ -407,7 +407,7 @@ def compiled_layer_agrees(backend: str) -> None:
 
 def compiled_layer_takes_an_output_size(backend: str) -> None:
     conv = filled(nn.ConvTranspose2d(4, 3, 3, stride=2))
-    compiled: Any = torch.compile(attention_from_conv(conv), backend=backend, fullgraph=True)
+    compiled = traced(attention_from_conv(conv), backend)
     with torch.no_grad():
         assert torch.equal(compiled(image(), output_size=[8, 9]), conv(image(), [8, 9]))
 
@@ -415,14 +415,8 @@ def compiled_layer_takes_an_output_size(backend: str) -> None:
 def compiled_encodings_agree(backend: str) -> None:
     """Gaps are constants of the graph, and normalisers have no branches on values."""
     conv = filled(nn.Conv2d(4, 2, 3, padding=1)).requires_grad_(False)
-    every: list[dict[str, Any]] = [
-        {"encoding": "rotary"},
-        {"encoding": "gaussian", "normaliser": "entmax15"},
-    ]
-    for options in every:
-        layer = attention_from_conv(conv, evaluation="dense", **options)
-        compiled: Any = torch.compile(layer, backend=backend, fullgraph=True)
-        assert torch.equal(compiled(image()), conv(image()))
+    layer = attention_from_conv(conv, encoding="rotary", normaliser="entmax15", evaluation="dense")
+    assert torch.equal(traced(layer, backend)(image()), conv(image()))
 
 
 COMPILED = pytest.mark.parametrize(

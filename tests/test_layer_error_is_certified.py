@@ -26,7 +26,7 @@ from constructions.units import PRECISION, Products
 from tests.ledger import record
 from tests.matrix_units import ROUNDINGS, OnUnit, Unit, allowed, units
 from tests.oracle import convolve_module, exact_error, numbers
-from tests.strategies import Case, integer_cases, real_cases, sharpnesses
+from tests.strategies import Case, a_share, integer_cases, real_cases, sharpnesses
 from theory import layer_error_is_certified as theory
 from theory.quadratic_scores_select_one_shift import ball, precision
 from theory.saturated_softmax_is_one_hot import ACCUMULATOR, EXP_ULPS, FORMATS
@@ -322,6 +322,7 @@ def test_truncated_sums_come_within_a_factor_of_three_of_the_bound() -> None:
 
 @bounded
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, SINGLE], ids=str)
+@a_share
 @given(data=st.data())
 def test_a_layer_on_a_matrix_unit_errs_within_the_bound(
     data: st.DataObject, dtype: torch.dtype

@@ -118,11 +118,6 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
     return run
 
 
-@pytest.mark.parametrize("workers", [0, 2], ids=["in_one_process", "over_two_workers"])
-def test_summary_says_what_ran_what_failed_and_what_did_not_run(run: Run, workers: int) -> None:
-    run("-n", str(workers)).stdout.re_match_lines(SUMMARY)
-
-
 def test_summary_prints_what_it_knows_when_theory_does_not_import(
     run: Run, pytester: pytest.Pytester
 ) -> None:
@@ -140,14 +135,18 @@ def test_unknown_kind_of_evidence_stops_the_run(run: Run, pytester: pytest.Pytes
     result.stderr.fnmatch_lines(["*test_wrong.py::test_it: evidence('first', 'vague') must be*"])
 
 
-def test_ledger_is_written_as_markdown_and_as_json(run: Run, pytester: pytest.Pytester) -> None:
-    run("-n", "0", "--ledger", "records/day.md")
+def test_two_workers_say_what_ran_what_failed_and_what_did_not_run_and_write_it(
+    run: Run, pytester: pytest.Pytester
+) -> None:
+    run("-n", "2", "--ledger", "records/day.md").stdout.re_match_lines(SUMMARY)
     text = (pytester.path / "records" / "day.md").read_text()
     assert "- 67 Hypothesis examples ran (profile default)" in text
     assert "| T1 | first | 1 passed | 1 passed | 2 passed | - | - | 47 |" in text
     assert "| T2 control, cuda | 3 (1) | - | - | - |" in text
     assert "- float32 products: GPU " in text  # since a test says that it ran on one
 
+
+def test_one_process_writes_the_same_counts_as_json(run: Run, pytester: pytest.Pytester) -> None:
     # The one test that says it ran on a GPU, for which torch would be imported again.
     without = ("--deselect", "tests/test_first.py::test_rejected")
     run("-n", "0", "--ledger", "day.json", *without)

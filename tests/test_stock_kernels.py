@@ -23,12 +23,10 @@ from constructions.evaluation import flex, fused
 from constructions.formats import FORMATS
 from constructions.normalisers import Softmax
 from tests import heads
-from tests.helpers import filled, integers
+from tests.helpers import filled, integers, traced
 from tests.ledger import record
 from tests.options import agrees, truth_of
-from tests.strategies import PADDING_MODES, integer_cases, real_cases, sharpnesses
-
-pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+from tests.strategies import PADDING_MODES, a_share, integer_cases, real_cases, sharpnesses
 
 SLUG = "absolute_scores_select_the_same_shift"
 exact = pytest.mark.evidence(SLUG, "exact")
@@ -52,14 +50,6 @@ def compiles(test: Callable[..., None]) -> Callable[..., None]:
     ):
         test = mark(test)
     return test
-
-
-@pytest.fixture
-def eager(monkeypatch: pytest.MonkeyPatch) -> None:
-    """FlexAttention as it is without a compiler: the same function, with all scores in memory."""
-    from torch.nn.attention.flex_attention import flex_attention
-
-    monkeypatch.setattr(flex, "kernel", lambda: flex_attention)
 
 
 def of(conv: nn.Module, evaluation: str, **options: Any) -> MultiHeadSelfAttention:
@@ -306,6 +296,7 @@ def test_a_sink_that_no_row_is_lifted_to_pads_wrongly(monkeypatch: pytest.Monkey
 
 @exact
 @pytest.mark.usefixtures("eager")
+@a_share
 @given(data=st.data(), dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]))
 def test_flex_layers_are_the_convolution_of_integers(
     data: st.DataObject, dtype: torch.dtype
@@ -320,6 +311,7 @@ def test_flex_layers_are_the_convolution_of_integers(
 
 @bounded
 @pytest.mark.usefixtures("eager")
+@a_share
 @given(
     data=st.data(),
     # Without its compiler it flushes subnormal numbers in bfloat16, which the theorem excludes.
@@ -481,7 +473,7 @@ def test_stock_kernels_spread_a_non_finite_pixel_as_dense_attention_does(evaluat
 @pytest.mark.parametrize("padding", [0, 2])
 def test_traced_code_fuses_saturated_layers(padding: int) -> None:
     layer = of(filled(nn.Conv2d(1, 2, 3, padding=padding)), "fused")
-    whole = torch.compile(layer, backend="eager", fullgraph=True)
+    whole = traced(layer)
     for size in (5, 6, 9):
         x = integers(1, 1, size, 6)
         assert torch.equal(whole(x), layer(x))
