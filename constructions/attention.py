@@ -599,27 +599,28 @@ def _identity(n: int) -> list[list[float]]:
 
 
 def _is_identity(factor: Tensor) -> bool:
-    """Whether the matrices of a factor (G, m, n, H) are the identity; reads them once, as bytes.
+    """Whether the matrices of a factor (G, m, n, H) are the identity; reads one that is, once.
 
-    Without its last entry, an n x n matrix is n - 1 rows of n + 1 entries, of which the first is on
-    the diagonal. The others are zeros if the largest of their bytes is, which vector units find at
-    the speed of memory.
+    First its diagonal, where a kernel hardly has ones alone. Without its last entry, an n x n
+    matrix is n - 1 rows of n + 1 entries, of which the first is on the diagonal. The others are
+    zeros if the largest of their bytes is, which vector units find at the speed of memory.
     """
     groups, m, n, _ = factor.shape
     if n != m or not factor.numel():
         return n == m
-    if n > 1:
-        entries = factor.contiguous().view(torch.uint8)
-        size = entries.shape[3]
-        beside = entries.as_strided(
-            (groups, n - 1, n * size),
-            (n * n * size, (n + 1) * size, 1),
-            entries.storage_offset() + size,
-        )
-        if beside.amax().item():
-            return False
     least, most = factor.diagonal(dim1=1, dim2=2).aminmax()
-    return least.item() == 1 == most.item()
+    if not least.item() == 1 == most.item():
+        return False
+    if n == 1:
+        return True
+    entries = factor.contiguous().view(torch.uint8)
+    size = entries.shape[3]
+    beside = entries.as_strided(
+        (groups, n - 1, n * size),
+        (n * n * size, (n + 1) * size, 1),
+        entries.storage_offset() + size,
+    )
+    return not beside.amax().item()
 
 
 def _tokens(image: Tensor) -> Tensor:

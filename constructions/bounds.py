@@ -22,7 +22,7 @@ from constructions.formats import (
 from constructions.normalisers import EXP_ERROR
 from constructions.soft_padding import SINK_HEIGHT, SoftPadding, along
 from constructions.stencil import Stencil
-from constructions.units import Products, grown, products_of
+from constructions.units import Operation, Products, grown, products_of
 
 ROUND_UP = 1 + 2**-46
 """Covers the rounding of the scalar formulas below: at most 40 operations within 2 units each."""
@@ -370,24 +370,35 @@ def layer_bound(
         return _moduli(of, numbers, sums) if of is magnitude else of.convolve(numbers)
 
     # What the deviation itself may err counts as if the layer had rounded it.
-    carried = through(magnitude, heads.rounding + heads.evaluated)
+    errors = heads.rounding + heads.evaluated
     leak = through(stencil if heads.signed else magnitude, heads.deviation).abs()
     formed = Products.plain(sums) if products is None else products
     growth = formed.growth(terms + 1, *operands)
-    largest = sum(map(_most, (limit, heads.deviation, heads.rounding, stencil.matrices)))
+    # The sum and its reference.
+    own_growth = growth + gamma(terms + 1, double)
     seen = limit.abs()
     if leak.dim():
         seen += heads.deviation.abs()
-    size = _moduli(magnitude, seen, sums) + bias
-    summed = size + carried if carried.dim() else size
-    # The sum and its reference, and what may underflow in both.
-    rounding = summed * growth
-    rounding.add_(size, alpha=gamma(terms + 1, double)).add_(carried)
+    highest = torch.finfo(sums).max / (1 + growth) / ROUND_UP
+    greatest = terms * _most(stencil.matrices) * (_most(seen) + _most(errors))
+    overflow = exact.new_zeros((), dtype=torch.bool)
+    if sums == torch.float32 and 2 * greatest + 2 * _most(torch.as_tensor(bias)) < highest:
+        # No sum overflows. In float64 nothing that matters beside a product of float32 underflows,
+        # and so what rounds is known from one convolution.
+        seen.mul_(own_growth).add_(errors, alpha=1 + growth)
+        rounding = _moduli(magnitude, seen, sums) + bias * own_growth
+    else:
+        carried = through(magnitude, errors)
+        size = _moduli(magnitude, seen, sums) + bias
+        summed = size + carried
+        overflow = summed > highest
+        rounding = (summed * growth).add_(size, alpha=gamma(terms + 1, double)).add_(carried)
+    # What may underflow in both.
+    largest = sum(map(_most, (limit, heads.deviation, heads.rounding, stencil.matrices)))
     rounding.add_(formed.lost(terms, largest) + 2 * terms * smallest_subnormal(double))
-    overflow = summed > torch.finfo(sums).max / (1 + growth) / ROUND_UP
     if stored != sums:
         rounded = exact.abs() + leak + rounding
-        overflow |= rounded > torch.finfo(stored).max
+        overflow = overflow | (rounded > torch.finfo(stored).max)
         rounding.add_(rounded, alpha=unit_roundoff(stored)).add_(smallest_subnormal(stored))
     # What the sums of this function, all of terms of one sign, can have lost themselves.
     own = 1 + 2 * gamma(terms + 32, double)
@@ -401,16 +412,40 @@ def _moduli(magnitude: Stencil, numbers: Tensor, sums: torch.dtype) -> Tensor:
     the time, once the largest number and the largest weight are scaled to about 1.
     """
     taps, _, channels, _ = magnitude.matrices.shape
-    terms, single = taps * channels, torch.float32
-    growth = products_of("convolution", single, "cpu").growth(terms + 4, single, single)
-    largest = [_most(magnitude.matrices), _most(numbers)]
-    if sums != single or growth > 2**-10 or not all(2.0**-500 < n < 2.0**500 for n in largest):
+    largest = _most(magnitude.matrices), _most(numbers)
+    growth = _growth_in_single("convolution", taps * channels, sums, largest)
+    if growth is None:
         return magnitude.convolve(numbers)
     scales = [2.0 ** -math.frexp(n)[1] for n in largest]
-    matrices = (magnitude.matrices * scales[0]).to(single)
-    size = replace(magnitude, matrices=matrices).convolve((numbers * scales[1]).to(single)).double()
-    size.mul_(1 + 2 * growth).add_(4 * terms * smallest_normal(single))
-    return size.div_(scales[0] * scales[1])
+    matrices = (magnitude.matrices * scales[0]).to(torch.float32)
+    size = replace(magnitude, matrices=matrices).convolve((numbers * scales[1]).to(torch.float32))
+    return _raised(size, growth, taps * channels).div_(scales[0] * scales[1])
+
+
+def seen_moduli(padding: SoftPadding, values: Tensor, sums: torch.dtype) -> Tensor:
+    """P|X|, or a little more, as in `_moduli`: what the heads see of the moduli of the values."""
+    largest, keys = _most(values), sum(values.shape[2:])
+    growth = _growth_in_single("matmul", keys + 2 * values.dim(), sums, [largest])
+    if growth is None:
+        return padding(values.abs())
+    scale = 2.0 ** -math.frexp(largest)[1]
+    seen = padding(values.abs().mul_(scale).to(torch.float32))
+    return _raised(seen, growth, keys + 1).div_(scale)
+
+
+def _growth_in_single(
+    operation: Operation, terms: int, sums: torch.dtype, largest: Sequence[float]
+) -> float | None:
+    """How much sums of moduli may lose in float32 on the CPU; None where they run in float64."""
+    single = torch.float32
+    growth = products_of(operation, single, "cpu").growth(terms + 4, single, single)
+    scaled = all(2.0**-500 < n < 2.0**500 for n in largest)
+    return growth if sums == single and growth <= 2**-10 and scaled else None
+
+
+def _raised(sums: Tensor, growth: float, terms: int) -> Tensor:
+    """In float64, and so much larger that they are not too small; of operands of at most 1."""
+    return sums.double().mul_(1 + 2 * growth).add_(4 * terms * smallest_normal(torch.float32))
 
 
 def _most(numbers: Tensor) -> float:

@@ -20,6 +20,7 @@ from constructions.bounds import (
     gamma,
     gap_mass,
     head_rounding,
+    seen_moduli,
     soft_padding_mass,
     table_mass,
 )
@@ -175,7 +176,7 @@ class Comparison:
         lit = torch.ones(1, 1, *view.pixels.shape)
         is_pixel = padded(lit, view.pixels, view.targets, border)[0, 0] > 0
         mass = soft_padding_mass(padding, is_pixel, sharpness, score_error)
-        seen = padding(values.abs())
+        seen = seen_moduli(padding, values, accumulator(layer.dtype))
 
         def rounded(
             sizes: Sequence[int],

@@ -24,7 +24,7 @@ from constructions.lattice import Lattice, displacements, spread
 SINK_HEIGHT = 0.5
 """c: the sink stands at c times the gap below a target. Half is best (T5)."""
 
-BLOCK = 64
+BLOCK = 32
 """Rows of a factor that are multiplied at once, and as many more as its widest row has columns."""
 
 
