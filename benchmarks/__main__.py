@@ -38,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     grid = SMALL if options.small else FULL if options.full else Grid()
     if options.budget is not None:
         grid = replace(grid, budget=options.budget)
+    device.keep_memory()
     started, before = datetime.now(UTC), load()
     sections = run(device, grid, options.only or tuple(SECTIONS))
     command = " ".join(["python -m benchmarks", *given])

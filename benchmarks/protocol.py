@@ -12,6 +12,7 @@ counts it (VmHWM, reset before the call). On CUDA: what torch has allocated at t
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import math
 import os
@@ -29,6 +30,9 @@ ROOT = Path(__file__).parent.parent
 
 AGAIN = " again"
 """What follows the name of the reference where it stands for the second time."""
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+"""What glibc's malloc.h calls these settings."""
 
 Call = Callable[[], object]
 
@@ -86,6 +90,20 @@ class Device:
         taken = time.perf_counter() - start
         del result  # which is not what is timed
         return taken
+
+    def keep_memory(self) -> bool:
+        """Have the C library keep what is freed, as torch's allocator does on CUDA; whether it can.
+
+        A result of more than 32 MiB otherwise lies in new pages with each call. To get them takes
+        up to half of the time, or hardly any where they are huge ones, as the system pleases.
+        """
+        if self.name != "cpu" or sys.platform != "linux":
+            return False
+        try:
+            mallopt = ctypes.CDLL(None).mallopt
+        except AttributeError:  # not glibc
+            return False
+        return bool(mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
 
     def describe(self) -> str:
         """The machine, for a record."""
@@ -153,7 +171,7 @@ def interleaved(
     return Times(seconds)
 
 
-def exponent(tokens: Sequence[int], times: Sequence[float], last: int = 3) -> float:
+def exponent(tokens: Sequence[int], times: Sequence[float], last: int = 5) -> float:
     """The slope of log time over log tokens, by least squares, at the largest sizes that ran."""
     pairs = [(math.log(n), math.log(t)) for n, t in zip(tokens, times, strict=True) if t > 0]
     pairs = sorted(pairs)[-last:]

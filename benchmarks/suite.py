@@ -292,8 +292,7 @@ def growth(device: Device, grid: Grid) -> Section:
         "Growth",
         "Milliseconds of a forward pass, the least of all rounds, since sizes are not measured in "
         "turn: 64 channels, 3 x 3, float32. The exponent is that of time in tokens, fitted to the "
-        "three largest sizes of each contender, which for those that are linear are all beyond the "
-        "caches. That of the convolution says what the machine adds.",
+        "five largest sizes of each contender. That of the convolution says what the machine adds.",
     )
     cases = [Case((n, n), device=device.name) for n in grid.growth]
     slopes = grown(section, (*c.LINEAR, c.FULL, *c.QUADRATIC), cases, device, grid)
