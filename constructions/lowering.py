@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -84,6 +84,20 @@ class Group:
         sizes = [sum(f * f for f in far), *far]
         own = 2 * math.fsum(s * size for s, size in zip(self.slack, sizes, strict=True))
         return self.scores.score_error(keys, queries) + own
+
+    def parts(self, inputs: int, width: int, outputs: int) -> tuple[Group, ...]:
+        """The group; or its heads apart, where narrow matrices cost less than a kernel of products.
+
+        Args:
+            inputs: D_in / G, which P and the matrices of a group have to do with.
+            width: D_h, which P has to do with where a head stands apart.
+            outputs: D_out / G.
+        """
+        wide = len(self.heads) * width > inputs or width * (inputs + outputs) >= inputs * outputs
+        if wide or len(self.heads) == 1:
+            return (self,)
+        each = zip(self.heads, self.shifts, strict=True)
+        return tuple(replace(self, heads=(head,), shifts=(shift,)) for head, shift in each)
 
     def taps(self, queries: Lattice) -> Taps:
         """Where their targets stand, and which of them each head is asked for."""
@@ -241,7 +255,7 @@ class Lowered(nn.Module):
     It is called as the layer it stands for. It holds a copy of the layer's numbers, as they were.
 
     Args:
-        groups: the heads, by what they share.
+        groups: the heads, by what they share; those of a group may be taken apart.
         value: W_val of all heads, (H, G, D_in / G, D_h); its dtype is the layer's.
         output: W_out, (H, G, D_h, D_out / G).
         bias: b_out, (D_out,), or None.
@@ -275,7 +289,9 @@ class Lowered(nn.Module):
             raise ValueError(
                 f"tolerance is {tolerance}; accepted: from 0, for no window, to less than 1"
             )
-        self.head_groups = tuple(groups)
+        _, _, inputs, width = value.shape
+        parts = [group.parts(inputs, width, output.shape[3]) for group in groups]
+        self.head_groups = tuple(part for group in parts for part in group)
         self.geometry = geometry
         self.border = border
         self.boundary_rule = boundary

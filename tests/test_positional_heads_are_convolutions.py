@@ -29,7 +29,7 @@ from constructions.encodings.periodic import Periodic
 from constructions.encodings.quadratic import Quadratic
 from constructions.formats import FORMATS, unit_roundoff
 from constructions.lattice import Lattice
-from constructions.lowering import Lowered, lower
+from constructions.lowering import Group, Lowered, lower
 from constructions.normalisers.quotients import Entmax
 from tests.helpers import filled, integers, refused
 from tests.ledger import record
@@ -652,6 +652,42 @@ def test_half_integer_centres_of_even_sides_are_one_group() -> None:
     lowered = Lowered.from_scores(weight, torch.ones(16, 2, 2), torch.ones(16, 2, 2))
     (group,) = lowered.head_groups
     assert group.taps(Lattice.box((5, 5))).kernel_size == (4, 4)
+
+
+@exact
+@given(
+    heads=st.integers(2, 6),
+    inputs=st.integers(1, 12),
+    width=st.integers(1, 6),
+    outputs=st.integers(1, 12),
+)
+def test_heads_are_taken_apart_only_where_that_multiplies_less(
+    heads: int, inputs: int, width: int, outputs: int
+) -> None:
+    weight = torch.tensor([[2.0 * head, -1.0] for head in range(heads)])
+    value, output = torch.ones(heads, inputs, width), torch.ones(heads, width, outputs)
+    lowered = Lowered.from_scores(weight, value, output)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Group, "parts", lambda group, *_: (group,))
+        together = Lowered.from_scores(weight, value, output)
+    assert len(together.head_groups) == 1
+    assert lowered.cost((40,)).total <= together.cost((40,)).total
+    apart = len(lowered.head_groups) == heads
+    assert apart == (heads * width <= inputs and width * (inputs + outputs) < inputs * outputs)
+
+
+@exact
+def test_taking_heads_apart_changes_no_integer() -> None:
+    shifts = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)]
+    # So sharp that a head is one-hot at the nearest pixel, and so on integers exact.
+    weight = torch.tensor([[2e4 * j, 2e4 * i, -1e4] for i, j in shifts])
+    value, output = integers(9, 20, 2), integers(9, 2, 7)
+    x = integers(2, 20, 6, 5)
+    narrow = Lowered.from_scores(weight, value, output)
+    assert len(narrow.head_groups) == 9
+    wide = Lowered.from_scores(weight, value @ output, torch.eye(7).expand(9, 7, 7))
+    assert len(wide.head_groups) == 1
+    assert torch.equal(narrow(x), wide(x))
 
 
 CONVOLUTIONS: dict[str, Any] = {
