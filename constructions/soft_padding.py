@@ -12,9 +12,12 @@ Theorem: `attention_is_soft_padding_then_convolution`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from constructions.encodings import Encoding
@@ -116,25 +119,104 @@ def _axis_scores(
     return rows - highest.unsqueeze(-1), highest
 
 
+Block: TypeAlias = tuple[int, int, int, int]
+"""Rows of a factor, and the columns that they see: first and last + 1 of each."""
+
+
 def _applied(factor: Tensor, values: Tensor, dim: int) -> Tensor:
     """Multiply along one axis, leaving out blocks of weights that are exactly zero."""
+    blocks = _blocks(factor)
+    if len(blocks) < 2:
+        return _multiplied(factor, values, dim)
+    if torch.is_grad_enabled() and (factor.requires_grad or values.requires_grad):
+        y: Tensor = InBlocks.apply(factor, values, dim, blocks)  # type: ignore[no-untyped-call]
+        return y
+    return _in_blocks(factor, values, dim, blocks)
+
+
+def _blocks(factor: Tensor) -> list[Block]:
+    """What of a factor is multiplied; not more than one block where hardly anything is zero."""
     total, keys = factor.shape
     if total < 2 * BLOCK or torch.compiler.is_compiling():
-        return _multiplied(factor, values, dim)
+        return []
     lit = (factor.detach() != 0).to(torch.uint8)
     first, last = lit.argmax(dim=1), keys - 1 - lit.flip(1).argmax(dim=1)
     firsts, lasts = first.tolist(), last.tolist()
     widest = max(b - a for a, b in zip(firsts, lasts, strict=True)) + 1
     rows = max(BLOCK, widest)
-    if total < 2 * rows:  # hardly anything is zero
-        return _multiplied(factor, values, dim)
-    parts = []
-    for start in range(0, total, rows):
-        end = min(start + rows, total)
-        left, right = min(firsts[start:end]), max(lasts[start:end]) + 1
-        window = values.narrow(dim, left, right - left)
-        parts.append(_multiplied(factor[start:end, left:right], window, dim))
+    if total < 2 * rows:
+        return []
+    starts = range(0, total, rows)
+    parts = [slice(start, min(start + rows, total)) for start in starts]
+    return [(p.start, p.stop, min(firsts[p]), max(lasts[p]) + 1) for p in parts]
+
+
+def _in_blocks(factor: Tensor, values: Tensor, dim: int, blocks: Sequence[Block]) -> Tensor:
+    parts = [
+        _multiplied(factor[start:end, left:right], values.narrow(dim, left, right - left), dim)
+        for start, end, left, right in blocks
+    ]
     return torch.cat(parts, dim=dim)
+
+
+class InBlocks(torch.autograd.Function):
+    """`_in_blocks`, whose derivatives are in blocks too.
+
+    Left to itself, torch spreads the gradient of each block over a whole image of zeros.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(factor: Tensor, values: Tensor, dim: int, blocks: Sequence[Block]) -> Tensor:
+        """As without gradients, to the bit."""
+        return _in_blocks(factor.detach(), values.detach(), dim, blocks)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Keep what the derivatives are made of."""
+        factor, values, ctx.dim, ctx.blocks = inputs
+        ctx.save_for_backward(factor, values)
+        ctx.save_for_forward(factor, values)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        """The transposed factor; and products of what comes and what was given, summed."""
+        (gradient,), (factor, values) = gradients, ctx.saved_tensors
+        of_factor = of_values = None
+        if ctx.needs_input_grad[0]:
+            of_factor = _products(gradient, values, ctx.dim, ctx.blocks)
+        if ctx.needs_input_grad[1]:
+            of_values = _applied(factor.T, gradient, ctx.dim)
+        return of_factor, of_values, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        """The product rule."""
+        (factor, values), (of_factor, of_values, *_) = ctx.saved_tensors, tangents
+        parts = []
+        if of_factor is not None:
+            parts.append(_multiplied(of_factor, values, ctx.dim))
+        if of_values is not None:
+            parts.append(_in_blocks(factor, of_values, ctx.dim, ctx.blocks))
+        total: Tensor = sum(parts[1:], start=parts[0])
+        return total
+
+
+def _products(rows: Tensor, columns: Tensor, dim: int, blocks: Sequence[Block]) -> Tensor:
+    """The gradient of a factor: products along one axis, summed over all others."""
+    keys, last = columns.shape[dim], columns.dim() - 1
+
+    def part(start: int, end: int, left: int, right: int) -> Tensor:
+        above = rows.narrow(dim, start, end - start)
+        beside = columns.narrow(dim, left, right - left)
+        if dim == last:
+            product = above.flatten(0, -2).T @ beside.flatten(0, -2)
+        else:
+            product = (above.flatten(dim + 1) @ beside.flatten(dim + 1).mT).flatten(0, -3).sum(0)
+        return F.pad(product, (left, keys - right))
+
+    return torch.cat([part(*block) for block in blocks])
 
 
 def _multiplied(factor: Tensor, values: Tensor, dim: int) -> Tensor:

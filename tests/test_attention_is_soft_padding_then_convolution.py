@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from constructions import attention_from_conv, bounds, certify, formats
+from constructions import attention_from_conv, bounds, certify, formats, soft_padding
 from constructions.attention import MultiHeadSelfAttention
 from constructions.boundaries import View
 from constructions.encodings import Quadratic, relative_score_error
@@ -718,6 +718,78 @@ def test_gradients_of_both_evaluations_differ_by_their_rounding_alone(
     ratio = gradient_ratio(layers["dense"], layers["factored"], case)
     record(ratio=ratio, dtype=torch.float64)
     assert ratio <= 1
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Blocks of three rows or little more; and how many each factor was multiplied in."""
+    found: list[int] = []
+    blocks_of = soft_padding._blocks
+
+    def noted(factor: Tensor) -> list[soft_padding.Block]:
+        blocks = blocks_of(factor)
+        found.append(len(blocks))
+        return blocks
+
+    monkeypatch.setattr(soft_padding, "BLOCK", 3)
+    monkeypatch.setattr(soft_padding, "_blocks", noted)
+    return found
+
+
+@bounded
+@pytest.mark.parametrize("mode", ["zeros", "replicate"])
+@pytest.mark.parametrize("dimension", [1, 2, 3])
+def test_gradients_in_blocks_differ_by_their_rounding_alone(
+    dimension: int, mode: str, small_blocks: list[int]
+) -> None:
+    size = (40, 14, 9)[dimension - 1]
+    kind: Any = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dimension - 1]
+    conv = filled(kind(2, 1, 2, padding=1, padding_mode=mode)).double()
+    case = Case(conv, integers(1, 2, *[size] * dimension, dtype=torch.float64))
+    # Two pixels off the peak a weight is exactly zero, and one pixel off it is e^-200.
+    layers = both_ways(case, sharpness=200.0)
+    ratio = gradient_ratio(layers["dense"], layers["factored"], case)
+    assert max(small_blocks) > 1
+    record(ratio=ratio, dtype=torch.float64)
+    assert ratio <= 1
+
+
+@exact
+@pytest.mark.parametrize("dimension", [1, 2])
+def test_what_is_trained_has_the_bits_of_what_is_not(
+    dimension: int, small_blocks: list[int]
+) -> None:
+    conv: Any = (nn.Conv1d, nn.Conv2d)[dimension - 1](3, 2, 3, padding=1)
+    layer = attention_from_conv(conv, sharpness=20.0, evaluation="factored")
+    x = torch.randn(2, 3, *[20] * dimension, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        y = layer(x)
+    assert torch.equal(layer(x), y)
+    assert max(small_blocks) > 1
+
+
+@exact
+@pytest.mark.parametrize(
+    ("shape", "dim"), [((2, 10), 2), ((2, 10, 4), 2), ((2, 4, 10), 3), ((1, 2, 10, 3), 3)], ids=str
+)
+def test_products_in_blocks_have_all_derivatives(
+    shape: tuple[int, ...], dim: int, small_blocks: list[int]
+) -> None:
+    generator = torch.Generator().manual_seed(1)
+    weights = torch.rand(12, 10, generator=generator, dtype=torch.float64) + 0.1
+    band = torch.ones_like(weights).triu(-2).tril(1)
+    values = torch.randn(2, *shape, generator=generator, dtype=torch.float64)
+    given = (weights.requires_grad_(), values.requires_grad_())
+
+    def product(weights: Tensor, values: Tensor) -> Tensor:
+        return soft_padding._applied(weights * band, values, dim)
+
+    assert torch.autograd.gradcheck(product, given, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(product, given)
+    assert min(small_blocks) > 1
+    images = torch.stack([values.detach(), 2 * values.detach()])
+    each = torch.vmap(lambda image: product(weights.detach(), image))(images)
+    assert torch.equal(each[1], 2 * each[0])
 
 
 @control
