@@ -55,8 +55,7 @@ class Fused:
             return "positional parameters are trained"
         if not (layer.shares_structure() or _is_whole(layer)):
             return "a shift or a key matrix is not made of integers"
-        # Where dynamo traces, sizes become constants. In torch 2.11 it says that it always exports.
-        if torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling():
+        if torch.compiler.is_exporting():
             return "how large positions are is not known while a layer is exported"
         if layer.positional_sharpness is not None and torch.compiler.is_compiling():
             return "a kernel wants its scale as a number, which traced code does not know"
