@@ -103,7 +103,8 @@ class Fused:
         if saturated:
             scale = 4.0 ** math.ceil(math.log2(scale) / 2)
         heads = layer.num_heads
-        with contextlib.nullcontext() if saturated else _scaling_scores():
+        # Of no images any kernel is right; those of torch 2.11 that are fused take none.
+        with contextlib.nullcontext() if saturated or not batch else _scaling_scores():
             seen = F.scaled_dot_product_attention(
                 names.to(dtype).expand(batch, -1, -1, -1),
                 features.to(dtype).expand(batch, heads, -1, -1),
