@@ -15,7 +15,7 @@ PROFILES = {
     # Deadlines and "too slow" measure the machine and its neighbours, not the code. In CI,
     # Hypothesis starts from settings of its own, so `derandomize` is said here too.
     "default": settings(
-        max_examples=30,
+        max_examples=27,
         derandomize=False,
         deadline=None,
         suppress_health_check=[HealthCheck.too_slow],

@@ -770,15 +770,15 @@ def test_what_is_trained_has_the_bits_of_what_is_not(
 
 @exact
 @pytest.mark.parametrize(
-    ("shape", "dim"), [((2, 10), 2), ((2, 10, 4), 2), ((2, 4, 10), 3), ((1, 2, 10, 3), 3)], ids=str
+    ("shape", "dim"), [((1, 6), 2), ((1, 6, 2), 2), ((1, 2, 6), 3), ((1, 2, 6, 2), 3)], ids=str
 )
 def test_products_in_blocks_have_all_derivatives(
     shape: tuple[int, ...], dim: int, small_blocks: list[int]
 ) -> None:
     generator = torch.Generator().manual_seed(1)
-    weights = torch.rand(12, 10, generator=generator, dtype=torch.float64) + 0.1
-    band = torch.ones_like(weights).triu(-2).tril(1)
-    values = torch.randn(2, *shape, generator=generator, dtype=torch.float64)
+    weights = torch.rand(7, 6, generator=generator, dtype=torch.float64) + 0.1
+    band = torch.ones_like(weights).triu(-1).tril(1)
+    values = torch.randn(1, *shape, generator=generator, dtype=torch.float64)
     given = (weights.requires_grad_(), values.requires_grad_())
 
     def product(weights: Tensor, values: Tensor) -> Tensor:

