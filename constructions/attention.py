@@ -330,10 +330,10 @@ class MultiHeadSelfAttention(nn.Module):
         value, output = self.value, self.output
         trained = torch.is_grad_enabled() and (value.requires_grad or output.requires_grad)
         if not (trained or self._has_no_values):
-            if _is_identity(output):
-                return value.to(dtype)
             if _is_identity(value):
                 return output.to(dtype)
+            if _is_identity(output):
+                return value.to(dtype)
         product = _by_head(value.to(dtype)) @ _by_head(output.to(dtype))
         return product.permute(1, 3, 2, 0)
 
@@ -354,8 +354,11 @@ class MultiHeadSelfAttention(nn.Module):
         """
         if self._has_no_values:
             return True
-        parameters = [getattr(self, name) for name in self.content]
-        return any(p.requires_grad or bool(p.count_nonzero()) for p in parameters)
+        for name in self.content:
+            parameter = getattr(self, name)
+            if parameter.requires_grad or parameter.count_nonzero().item():
+                return True
+        return False
 
     def shares_structure(self) -> bool:
         """Whether the heads differ in shift and matrices alone, their shifts on the kernel's grid.
@@ -588,13 +591,13 @@ def _are_identities(matrices: Tensor) -> bool:
     n = matrices.shape[-1]
     if matrices.numel() > 4096:
         return torch.equal(matrices, torch.eye(n).to(matrices).expand_as(matrices))
-    return bool(matrices.tolist() == [_identity(n)] * len(matrices))
+    return bool(matrices.tolist() == _identities(n, len(matrices)))
 
 
 @lru_cache(maxsize=64)
-def _identity(n: int) -> list[list[float]]:
-    """The identity as plain numbers, not to be changed."""
-    return [[float(i == j) for j in range(n)] for i in range(n)]
+def _identities(n: int, count: int) -> list[list[list[float]]]:
+    """Identities as plain numbers, not to be changed."""
+    return [[[float(i == j) for j in range(n)] for i in range(n)]] * count
 
 
 def _is_identity(factor: Tensor) -> bool:

@@ -363,39 +363,35 @@ def layer_bound(
     taps, _, channels, _ = stencil.matrices.shape
     terms = taps * channels
 
-    def through(of: Stencil, numbers: Tensor) -> Tensor:
-        """A convolution; of zeros, none: a saturated layer has no errors of its heads."""
-        if not bool(numbers.any()):
-            return exact.new_zeros(())
-        return _moduli(of, numbers, sums) if of is magnitude else of.convolve(numbers)
-
     # What the deviation itself may err counts as if the layer had rounded it.
     errors = heads.rounding + heads.evaluated
-    leak = through(stencil if heads.signed else magnitude, heads.deviation).abs()
+    weights, *most = map(_most, (stencil.matrices, limit, heads.deviation, errors))
+    leak, seen = exact.new_zeros(()), limit.abs()
+    if most[1]:  # a saturated layer has none
+        if heads.signed:
+            leak = stencil.convolve(heads.deviation).abs_()
+        else:
+            leak = _moduli(magnitude, heads.deviation, sums)
+        seen += heads.deviation.abs()
     formed = Products.plain(sums) if products is None else products
     growth = formed.growth(terms + 1, *operands)
-    # The sum and its reference.
-    own_growth = growth + gamma(terms + 1, double)
-    seen = limit.abs()
-    if leak.dim():
-        seen += heads.deviation.abs()
+    own_growth = growth + gamma(terms + 1, double)  # and that of the reference
     highest = torch.finfo(sums).max / (1 + growth) / ROUND_UP
-    greatest = terms * _most(stencil.matrices) * (_most(seen) + _most(errors))
     overflow = exact.new_zeros((), dtype=torch.bool)
-    if sums == torch.float32 and 2 * greatest + 2 * _most(torch.as_tensor(bias)) < highest:
+    greatest = terms * weights * sum(most) + _most(torch.as_tensor(bias))
+    if sums == torch.float32 and 2 * greatest < highest:
         # No sum overflows. In float64 nothing that matters beside a product of float32 underflows,
         # and so what rounds is known from one convolution.
         seen.mul_(own_growth).add_(errors, alpha=1 + growth)
         rounding = _moduli(magnitude, seen, sums) + bias * own_growth
     else:
-        carried = through(magnitude, errors)
         size = _moduli(magnitude, seen, sums) + bias
-        summed = size + carried
-        overflow = summed > highest
-        rounding = (summed * growth).add_(size, alpha=gamma(terms + 1, double)).add_(carried)
+        carried = _moduli(magnitude, errors, sums) if most[2] else exact.new_zeros(())
+        overflow = size + carried > highest
+        rounding = size * own_growth + carried * (1 + growth)
     # What may underflow in both.
-    largest = sum(map(_most, (limit, heads.deviation, heads.rounding, stencil.matrices)))
-    rounding.add_(formed.lost(terms, largest) + 2 * terms * smallest_subnormal(double))
+    lost = formed.lost(terms, weights + sum(most))
+    rounding.add_(lost + 2 * terms * smallest_subnormal(double))
     if stored != sums:
         rounded = exact.abs() + leak + rounding
         overflow = overflow | (rounded > torch.finfo(stored).max)
@@ -419,7 +415,7 @@ def _moduli(magnitude: Stencil, numbers: Tensor, sums: torch.dtype) -> Tensor:
     scales = [2.0 ** -math.frexp(n)[1] for n in largest]
     matrices = (magnitude.matrices * scales[0]).to(torch.float32)
     size = replace(magnitude, matrices=matrices).convolve((numbers * scales[1]).to(torch.float32))
-    return _raised(size, growth, taps * channels).div_(scales[0] * scales[1])
+    return _raised(size, growth, taps * channels, scales[0] * scales[1])
 
 
 def seen_moduli(padding: SoftPadding, values: Tensor, sums: torch.dtype) -> Tensor:
@@ -430,7 +426,7 @@ def seen_moduli(padding: SoftPadding, values: Tensor, sums: torch.dtype) -> Tens
         return padding(values.abs())
     scale = 2.0 ** -math.frexp(largest)[1]
     seen = padding(values.abs().mul_(scale).to(torch.float32))
-    return _raised(seen, growth, keys + 1).div_(scale)
+    return _raised(seen, growth, keys + 1, scale)
 
 
 def _growth_in_single(
@@ -443,9 +439,17 @@ def _growth_in_single(
     return growth if sums == single and growth <= 2**-10 and scaled else None
 
 
-def _raised(sums: Tensor, growth: float, terms: int) -> Tensor:
-    """In float64, and so much larger that they are not too small; of operands of at most 1."""
-    return sums.double().mul_(1 + 2 * growth).add_(4 * terms * smallest_normal(torch.float32))
+def _raised(sums: Tensor, growth: float, terms: int, scale: float) -> Tensor:
+    """In float64 and unscaled, so much larger that they are not too small.
+
+    Args:
+        sums: of products of operands of at most 1.
+        growth: what they may have lost.
+        terms: how many of them may have underflowed.
+        scale: a power of two, of the operands together.
+    """
+    lost = 4 * terms * smallest_normal(torch.float32)
+    return sums.double().mul_((1 + 2 * growth) / scale).add_(lost / scale)
 
 
 def _most(numbers: Tensor) -> float:
