@@ -70,6 +70,7 @@ every_evaluation = pytest.mark.parametrize("evaluation", ["dense", "factored"])
 @every_format
 @every_boundary
 @every_evaluation
+@a_share
 @given(data=st.data())
 def test_a_layer_of_any_sharpness_errs_within_the_bound(
     data: st.DataObject, device: str, dtype: torch.dtype, boundary: str, evaluation: str
