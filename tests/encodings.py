@@ -122,7 +122,7 @@ def is_built(pair: Pair) -> bool:
     return pair[0] != "scalar" or pair[1] == "softmax"
 
 
-FEW = settings(FIXED, max_examples=6)
+FEW = settings(FIXED, max_examples=4)
 """The convolutions of a fixed run; more where all are refused."""
 
 

@@ -117,7 +117,7 @@ COLUMNS: tuple[Column, ...] = (
     *itertools.product(CONVOLUTIONS, PADDING_MODES),
     *((layer, "zeros") for layer in TRANSPOSED),
 )
-ROUND, LEAST, MOST = 16, 2, 100
+ROUND, LEAST, MOST = 12, 2, 100
 """Drawn convolutions in a round, and rounds for each column: until every row has been met."""
 
 

@@ -47,12 +47,15 @@ def test_door_holds_the_public_names_and_nothing_else() -> None:
 def test_import_brings_no_package_but_torch_and_the_standard_library() -> None:
     code = (
         "import sys, torch; before = set(sys.modules); import constructions\n"
-        "print(*{name.partition('.')[0] for name in set(sys.modules) - before})"
+        "print(*{name.partition('.')[0] for name in set(sys.modules) - before})\n"
+        "print('constructions.demo' in sys.modules)"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert found.returncode == 0, found.stderr
-    assert set(found.stdout.split()) <= {"constructions", "torch", *sys.stdlib_module_names}
-    assert "constructions" in found.stdout
+    *packages, has_demo = found.stdout.split()
+    assert set(packages) <= {"constructions", "torch", *sys.stdlib_module_names}
+    assert "constructions" in packages
+    assert has_demo == "False"
 
 
 # The layer is called as the convolution is --------------------------------------------------------
