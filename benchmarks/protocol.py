@@ -95,7 +95,7 @@ class Device:
         """Have the C library keep what is freed, as torch's allocator does on CUDA; whether it can.
 
         A result of more than 32 MiB otherwise lies in new pages with each call. To get them takes
-        up to half of the time, or hardly any where they are huge ones, as the system pleases.
+        more than half of the time, or hardly any where they are huge ones, as the system pleases.
         """
         if self.name != "cpu" or sys.platform != "linux":
             return False
