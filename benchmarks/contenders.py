@@ -223,15 +223,20 @@ class PositionalPart(nn.Module):
         super().__init__()
         self.gpsa = gpsa
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Gate times softmax of the position scores, times values, projected."""
-        gpsa = self.gpsa
-        n, tokens, channels = x.shape
+    def weights(self, x: Tensor) -> Tensor:
+        """Gate times softmax of the position scores, (1, heads, T, T)."""
+        gpsa, tokens = self.gpsa, x.shape[1]
         relative = gpsa.rel_indices
         if relative.shape[1] != tokens or relative.dtype != x.dtype:
             gpsa.rel_indices = relative = gpsa.get_rel_indices(tokens)
         scores = gpsa.pos_proj(relative).permute(0, 3, 1, 2)
-        weights = torch.sigmoid(gpsa.gating_param).view(1, -1, 1, 1) * scores.softmax(dim=-1)
+        gates = torch.sigmoid(gpsa.gating_param).view(1, -1, 1, 1)
+        weights: Tensor = gates * scores.softmax(dim=-1)
+        return weights
+
+    def forward(self, x: Tensor) -> Tensor:
+        """These weights, times values, projected."""
+        gpsa, (n, tokens, channels), weights = self.gpsa, x.shape, self.weights(x)
         values = gpsa.v(x).reshape(n, tokens, gpsa.num_heads, -1).transpose(1, 2)
         y: Tensor = gpsa.proj((weights @ values).transpose(1, 2).reshape(n, tokens, channels))
         return y

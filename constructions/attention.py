@@ -29,6 +29,7 @@ from constructions.normalisers import Normaliser
 from constructions.scores import own_row, rows_below_targets
 from constructions.soft_padding import SINK_HEIGHT, SoftPadding
 from constructions.stencil import Geometry, checked_spatial_shape, offsets_in_order
+from constructions.units import Operation
 
 
 class Evaluation(Protocol):
@@ -37,6 +38,10 @@ class Evaluation(Protocol):
     @property
     def name(self) -> str:
         """The name that `attention_from_conv` takes."""
+
+    @property
+    def operation(self) -> Operation:
+        """What it asks torch for, for which `units` says how a device multiplies."""
 
     def objection(self, layer: MultiHeadSelfAttention) -> str | None:
         """Why this way does not apply to the layer as it stands, or None."""

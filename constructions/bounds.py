@@ -365,9 +365,10 @@ def layer_bound(
 
     # What the deviation itself may err counts as if the layer had rounded it.
     errors = heads.rounding + heads.evaluated
-    weights, *most = map(_most, (stencil.matrices, limit, heads.deviation, errors))
+    weights, pixels, strayed, wrong = map(_most, (stencil.matrices, limit, heads.deviation, errors))
+    reached = pixels + strayed + wrong
     leak, seen = exact.new_zeros(()), limit.abs()
-    if most[1]:  # a saturated layer has none
+    if strayed:  # nothing does in a saturated layer
         if heads.signed:
             leak = stencil.convolve(heads.deviation).abs_()
         else:
@@ -378,7 +379,7 @@ def layer_bound(
     own_growth = growth + gamma(terms + 1, double)  # and that of the reference
     highest = torch.finfo(sums).max / (1 + growth) / ROUND_UP
     overflow = exact.new_zeros((), dtype=torch.bool)
-    greatest = terms * weights * sum(most) + _most(torch.as_tensor(bias))
+    greatest = terms * weights * reached + _most(torch.as_tensor(bias))
     if sums == torch.float32 and 2 * greatest < highest:
         # No sum overflows. In float64 nothing that matters beside a product of float32 underflows,
         # and so what rounds is known from one convolution.
@@ -386,11 +387,11 @@ def layer_bound(
         rounding = _moduli(magnitude, seen, sums) + bias * own_growth
     else:
         size = _moduli(magnitude, seen, sums) + bias
-        carried = _moduli(magnitude, errors, sums) if most[2] else exact.new_zeros(())
+        carried = _moduli(magnitude, errors, sums) if wrong else exact.new_zeros(())
         overflow = size + carried > highest
         rounding = size * own_growth + carried * (1 + growth)
     # What may underflow in both.
-    lost = formed.lost(terms, weights + sum(most))
+    lost = formed.lost(terms, weights + reached)
     rounding.add_(lost + 2 * terms * smallest_subnormal(double))
     if stored != sums:
         rounded = exact.abs() + leak + rounding

@@ -6,7 +6,7 @@ Theorem: `layer_error_is_certified`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,16 +16,14 @@ from constructions.attention import MultiHeadSelfAttention
 from constructions.bounds import HeadErrors, layer_bound
 from constructions.comparison import Comparison
 from constructions.encodings import Mixing
+from constructions.evaluation import EVALUATIONS
 from constructions.formats import accumulator
 from constructions.mixing import mixing_bound
 from constructions.reproduction import reproduction
 from constructions.source import AnySource
-from constructions.units import Operation, Products, products_of
+from constructions.units import Products, products_of
 
 PAGE = "docs/theorems/layer_error_is_certified.md"
-
-OPERATIONS: Mapping[str, Operation] = {"factored": "convolution", "dense": "matmul"}
-"""What an evaluation asks torch for, and other evaluations its attention, then products."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +124,7 @@ def certify(
         bound = mixing_bound(comparison, layer)
     else:
         exact = accumulator(x.dtype)
-        operation = OPERATIONS.get(layer.evaluation, "attention")
+        operation = EVALUATIONS[layer.evaluation].operation
         products = products_of(operation, exact, x.device.type)
         # One-hot heads hand on pixels as they are stored.
         seen = x.dtype if layer.is_saturated(x.dtype) else exact

@@ -25,6 +25,7 @@ from constructions.bounds import (
     table_mass,
 )
 from constructions.encodings import Encoding, Window, on_axes, relative_score_error
+from constructions.evaluation import EVALUATIONS
 from constructions.formats import accumulator, check_format, unit_roundoff
 from constructions.lattice import Lattice, displacements
 from constructions.normalisers import Softmax
@@ -142,7 +143,7 @@ class Comparison:
         together = (keys.size + has_sink,)
         score_error = sharpness * relative_score_error(encoding, shifts, keys)
         parts = on_axes(encoding, dimension)
-        streamed = layer.evaluation in ("fused", "flex")
+        streamed = EVALUATIONS[layer.evaluation].operation == "attention"
         if parts is None:
             if boundary.name == "natural" and border.mode != "zeros":
                 raise ValueError(
@@ -262,7 +263,8 @@ class Comparison:
 def _applied_by(layer: MultiHeadSelfAttention) -> Products:
     """How the layer's device multiplies weights and values, as torch's flags are now."""
     device_type = layer.value.device.type
-    if layer.evaluation in ("fused", "flex"):  # stock kernels are given the layer's own format
+    if EVALUATIONS[layer.evaluation].operation == "attention":
+        # Stock kernels are given the layer's own format.
         return products_of("attention", layer.dtype, device_type)
     return products_of("matmul", accumulator(layer.dtype), device_type)
 
@@ -280,20 +282,10 @@ def _by_torch(wide: nn.Module, image: Tensor, output_size: Sequence[int] | None)
     padded = F.pad(
         image if batched else image.unsqueeze(0), wide._reversed_padding_repeated_twice, mode
     )
-    convolution = (F.conv1d, F.conv2d, F.conv3d)[wide.weight.dim() - 3]
-
-    def bands(part: Tensor) -> Tensor:
-        return convolution(
-            part,
-            wide.weight,
-            wide.bias,
-            stride=wide.stride,
-            dilation=wide.dilation,
-            groups=wide.groups,
-        )
-
+    bare = copy.copy(wide)
+    bare.padding, bare.padding_mode = (0,) * len(wide.kernel_size), "zeros"
     extent = wide.dilation[0] * (wide.kernel_size[0] - 1) + 1
-    exact = in_bands(bands, padded, wide.weight, extent, wide.stride[0])
+    exact = in_bands(bare, padded, wide.weight, extent, wide.stride[0])
     return exact if batched else exact.squeeze(0)
 
 

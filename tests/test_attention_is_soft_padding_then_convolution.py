@@ -19,6 +19,7 @@ from flint import arb, fmpq, fmpq_mat
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.utils.flop_counter import FlopCounterMode
 
 from constructions import attention_from_conv, bounds, certify, formats, soft_padding
@@ -775,21 +776,36 @@ def test_what_is_trained_has_the_bits_of_what_is_not(
 def test_products_in_blocks_have_all_derivatives(
     shape: tuple[int, ...], dim: int, small_blocks: list[int]
 ) -> None:
-    generator = torch.Generator().manual_seed(1)
-    weights = torch.rand(7, 6, generator=generator, dtype=torch.float64) + 0.1
+    weights, tangent = integers(2, 7, 6, dtype=torch.float64) + 4  # from 1 to 7
     band = torch.ones_like(weights).triu(-1).tril(1)
-    values = torch.randn(1, *shape, generator=generator, dtype=torch.float64)
+    values, moved = integers(2, 1, *shape, dtype=torch.float64)
     given = (weights.requires_grad_(), values.requires_grad_())
 
-    def product(weights: Tensor, values: Tensor) -> Tensor:
+    def in_blocks(weights: Tensor, values: Tensor) -> Tensor:
         return soft_padding._applied(weights * band, values, dim)
 
-    assert torch.autograd.gradcheck(product, given, check_forward_ad=True)
-    assert torch.autograd.gradgradcheck(product, given)
+    def whole(weights: Tensor, values: Tensor) -> Tensor:
+        return (values.movedim(dim, -1) @ (weights * band).T).movedim(-1, dim)
+
+    def derivatives(product: Callable[[Tensor, Tensor], Tensor]) -> list[Tensor]:
+        """Of integers: itself, first and second derivatives, forwards, and two images at once."""
+        y = product(*given)
+        upstream = integers(*y.shape, dtype=torch.float64).requires_grad_()
+        first = torch.autograd.grad(y, given, upstream, create_graph=True)
+        sums = [(g * integers(*g.shape, dtype=torch.float64)).sum() for g in first]
+        second = torch.autograd.grad(sums, (*given, upstream))
+        forward: Any = forward_ad
+        with forward.dual_level():
+            pairs = zip(given, (tangent, moved), strict=True)
+            duals = [forward.make_dual(*pair) for pair in pairs]
+            ways = [product(*duals), product(duals[0], values), product(weights, duals[1])]
+            forwards = [forward.unpack_dual(way).tangent for way in ways]
+        images = torch.stack([values.detach(), moved])
+        return [y, *first, *second, *forwards, torch.vmap(product, (None, 0))(weights, images)]
+
+    for ours, right in zip(derivatives(in_blocks), derivatives(whole), strict=True):
+        assert torch.equal(ours, right)
     assert min(small_blocks) > 1
-    images = torch.stack([values.detach(), 2 * values.detach()])
-    each = torch.vmap(lambda image: product(weights.detach(), image))(images)
-    assert torch.equal(each[1], 2 * each[0])
 
 
 @control

@@ -228,15 +228,16 @@ def test_lowered_part_of_a_gated_layer_is_that_part_within_its_bound() -> None:
     x = torch.randn(1, 36, 6, 6, generator=torch.Generator().manual_seed(0))
     lowered = contenders.lowered_part(gpsa)
     gpsa.double()
-    truth = contenders.OnTokens(contenders.PositionalPart(gpsa), 36)(x.double())
+    part, tokens = contenders.PositionalPart(gpsa), x.double().flatten(2).mT
+    truth = contenders.OnTokens(part, 36)(x.double())
     assert ((lowered(x).double() - truth).abs() <= lowered.error_bound(x)).all()
-    # The published layer is that part, and the content's beside it.
+    # The published layer, its gates open, has these weights, once more normalised; and does the
+    # same with them.
     gpsa.gating_param.fill_(40.0)
-    whole, part = (
-        contenders.OnTokens(layer, 36)(x.double())
-        for layer in (gpsa, contenders.PositionalPart(gpsa))
-    )
-    assert torch.allclose(whole, part, rtol=0.0, atol=1e-12)
+    weights = part.weights(tokens)
+    assert torch.equal(gpsa.get_attention(tokens), weights / weights.sum(dim=-1, keepdim=True))
+    gpsa.get_attention = lambda _: weights
+    assert torch.equal(gpsa(tokens), part(tokens))
 
 
 def test_network_has_the_size_of_resnet_50() -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 from constructions.attention import MultiHeadSelfAttention
 from constructions.boundaries import View
 from constructions.formats import accumulator
+from constructions.units import Operation
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Dense:
     """
 
     name: str = "dense"
+    operation: Operation = "matmul"
 
     def objection(self, layer: MultiHeadSelfAttention) -> str | None:
         """The definition always applies."""

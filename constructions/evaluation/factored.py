@@ -13,6 +13,7 @@ from constructions.encodings import is_mixing, on_axes
 from constructions.formats import accumulator
 from constructions.normalisers import Softmax
 from constructions.stencil import convolve
+from constructions.units import Operation
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Factored:
     """
 
     name: str = "factored"
+    operation: Operation = "convolution"
 
     def objection(self, layer: MultiHeadSelfAttention) -> str | None:
         """The heads must share P, and P must factor or be a gather."""

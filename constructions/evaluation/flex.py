@@ -21,6 +21,7 @@ from constructions.lattice import Lattice, displacements
 from constructions.normalisers import Softmax
 from constructions.scores import below_peaks
 from constructions.soft_padding import SINK_HEIGHT
+from constructions.units import Operation
 
 BLOCK = 128
 """Queries and keys in a block of the mask, as FlexAttention has it by default."""
@@ -40,6 +41,7 @@ class Flex:
     """
 
     name: str = "flex"
+    operation: Operation = "attention"
 
     def objection(self, layer: MultiHeadSelfAttention) -> str | None:
         """Scores must be functions of displacements."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +18,7 @@ from constructions.evaluation.dense import mixed
 from constructions.formats import accumulator, unit_roundoff
 from constructions.lattice import Lattice
 from constructions.normalisers import Softmax
+from constructions.units import Operation
 
 DIGIT = 8
 """Bits of a digit: what the shortest format that a kernel rounds its operands to, bfloat16, has."""
@@ -40,6 +40,7 @@ class Fused:
     """
 
     name: str = "fused"
+    operation: Operation = "attention"
 
     def objection(self, layer: MultiHeadSelfAttention) -> str | None:
         """Scores must be dot products of integers, and of positions alone."""
@@ -123,16 +124,11 @@ def _relative(encoding: Encoding) -> Encoding:
     return encoding.relative if isinstance(encoding, Absolute) else encoding
 
 
-@contextlib.contextmanager
-def _scaling_scores() -> Iterator[None]:
+def _scaling_scores() -> contextlib.AbstractContextManager[None]:
     """The kernels that multiply dot products, and not operands, by the scale."""
-    fused = [
-        SDPBackend.FLASH_ATTENTION,
-        SDPBackend.EFFICIENT_ATTENTION,
-        SDPBackend.CUDNN_ATTENTION,
-    ]
-    with sdpa_kernel(fused):
-        yield
+    return sdpa_kernel(
+        [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION]
+    )
 
 
 def _plain(view: View, layer: MultiHeadSelfAttention) -> tuple[tuple[tuple[int, ...], ...], ...]:
