@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from constructions import attention_from_conv, lower
-from constructions.lowering import Lowered
+from constructions.lowering.lowered import Lowered
 
 SHARPNESS, FLAT = 0.7, 1e-5
 """Of layers that are not saturated: with the first a neighbour has half the weight of the pixel
@@ -195,7 +195,7 @@ def gated(channels: int, heads: int, *, strength: float = 1.0) -> Any:
     """ConViT's layer (arXiv 2103.10697) as timm has it, freshly initialised; None without timm."""
     if importlib.util.find_spec("timm") is None:
         return None
-    from tests.libraries import imported  # which helps timm past a torchvision for CUDA
+    from tests.support.libraries import imported  # which helps timm past a torchvision for CUDA
 
     torch.manual_seed(0)
     layer = imported("timm.models.convit").GPSA(

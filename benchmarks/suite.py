@@ -19,7 +19,7 @@ from benchmarks.contenders import Case
 from benchmarks.memory import memory
 from benchmarks.protocol import Call, Device, Row, Times, digits, exponent, interleaved
 from constructions import assert_equivalent, certify, convert
-from constructions.attention import MultiHeadSelfAttention
+from constructions.layer.attention import MultiHeadSelfAttention
 
 FORWARD, BOTH = "forward", "forward, backward"
 

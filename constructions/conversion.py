@@ -13,8 +13,6 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from constructions.attention import MultiHeadSelfAttention
-from constructions.boundaries import BOUNDARIES, Boundary, natural_encoding
 from constructions.encodings import (
     ENCODINGS,
     IMPOSSIBLE,
@@ -23,16 +21,17 @@ from constructions.encodings import (
     Window,
 )
 from constructions.evaluation import AUTO, EVALUATIONS
-from constructions.lattice import Lattice
+from constructions.geometry.lattice import Lattice
+from constructions.geometry.view import BOUNDARIES, Boundary, natural_encoding
+from constructions.geometry.window import WindowGeometry
+from constructions.layer.attention import MultiHeadSelfAttention
 from constructions.normalisers import (
     IMPOSSIBLE_NORMALISERS,
     NORMALISERS,
     Normaliser,
     Softmax,
 )
-from constructions.pooling import POOLINGS, WindowGeometry
-from constructions.source import SOURCES, AnySource, canonical, check_convertible
-from constructions.stencil import AnyConvolution, Stencil
+from constructions.sources import POOLINGS, SOURCES, AnyConvolution, AnySource, Stencil, stencil_of
 
 Part = TypeVar("Part")
 Model = TypeVar("Model", bound=nn.Module)
@@ -83,10 +82,9 @@ def attention_from_conv(
             positive and finite, no sharpness where the normaliser is never one-hot, or an explicit
             boundary or evaluation that does not apply.
     """
-    check_convertible(conv)
     pooling = isinstance(conv, POOLINGS)
-    dtype = torch.float32 if isinstance(conv, POOLINGS) else conv.weight.dtype
-    stencil = canonical(conv, dtype)
+    stencil = stencil_of(conv)
+    dtype = stencil.matrices.dtype
     encoder = _chosen("encoding", encoding, ENCODINGS, Encoding, IMPOSSIBLE)
     normalise = _chosen("normaliser", normaliser, NORMALISERS, Normaliser, IMPOSSIBLE_NORMALISERS)
     chosen_boundary = _chosen("boundary", boundary, {"auto": None, **BOUNDARIES})
@@ -194,7 +192,7 @@ def convert(model: Model, **options: Any) -> Model | MultiHeadSelfAttention:
             if isinstance(module, POOLINGS):
                 layer = attention_from_conv(module, **of_pooling).to(like.device, like.dtype)
                 # Not by way of float32: window / divisor, rounded once.
-                layer.head_matrices()[0].data.copy_(canonical(module, torch.float64).matrices)
+                layer.head_matrices()[0].data.copy_(stencil_of(module, torch.float64).matrices)
             else:
                 layer = attention_from_conv(module, **options)
         except (TypeError, ValueError) as error:
@@ -242,7 +240,7 @@ def _at_the_border(
     encoding: Encoding, normaliser: Normaliser, boundary: Boundary | None, stencil: Stencil
 ) -> tuple[Encoding, Boundary]:
     """The encoding and the boundary, where None asks for the natural one if there is one."""
-    mode = stencil.border.mode
+    mode = stencil.border.name
     natural = natural_encoding(encoding, mode)
     if mode == "replicate" and getattr(normaliser, "vanishes", False):
         natural = None  # a head whose target is beyond the edge sees nothing

@@ -6,7 +6,7 @@ import time
 from types import ModuleType
 
 from theory import theorems
-from theory.proof import ProofError
+from theory.tools.proof import ProofError
 
 
 def run(module: ModuleType) -> tuple[str, int, float, bool]:

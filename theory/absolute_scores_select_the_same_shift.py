@@ -9,8 +9,8 @@ from itertools import pairwise, product
 import sympy as sp
 from flint import arb
 
-from theory.proof import Proof, Step, Theorem, equal, identical, nonnegative, positive
-from theory.theta import BITS, ball, precision
+from theory.tools.proof import Proof, Step, Theorem, equal, identical, nonnegative, positive
+from theory.tools.theta import BITS, ball, precision
 
 __all__ = ["FORMATS", "THEOREM", "prove", "rounded"]
 

@@ -7,8 +7,8 @@ from itertools import product
 import sympy as sp
 from flint import arb
 
-from theory.proof import Proof, Step, Theorem, equal, identical, nonnegative
-from theory.theta import BITS, ball, precision
+from theory.tools.proof import Proof, Step, Theorem, equal, identical, nonnegative
+from theory.tools.theta import BITS, ball, precision
 
 __all__ = ["THEOREM", "prove", "sufficient_sharpness"]
 
@@ -47,7 +47,7 @@ THEOREM = Theorem(
     objects=(
         "constructions.attention_from_conv",
         "constructions.certify",
-        "constructions.attention.MultiHeadSelfAttention",
+        "constructions.layer.attention.MultiHeadSelfAttention",
     ),
 )
 

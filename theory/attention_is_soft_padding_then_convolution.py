@@ -17,9 +17,9 @@ from math import comb, prod
 import sympy as sp
 from flint import arb
 
-from theory.proof import Proof, Step, Theorem, equal, identical, nonnegative
 from theory.saturated_softmax_is_one_hot import ACCUMULATOR, EXP_ULPS, FORMATS, Format
-from theory.theta import ball, precision
+from theory.tools.proof import Proof, Step, Theorem, equal, identical, nonnegative
+from theory.tools.theta import ball, precision
 
 __all__ = [
     "THEOREM",
@@ -85,11 +85,11 @@ THEOREM = Theorem(
         "arXiv:1909.03469 (rounding of softmax)",
     ),
     objects=(
-        "constructions.soft_padding.SoftPadding",
+        "constructions.layer.soft_padding.SoftPadding",
         "constructions.evaluation.Factored",
-        "constructions.attention.MultiHeadSelfAttention.soft_padding",
-        "constructions.attention.MultiHeadSelfAttention.shares_structure",
-        "constructions.bounds.head_rounding",
+        "constructions.layer.attention.MultiHeadSelfAttention.soft_padding",
+        "constructions.layer.attention.MultiHeadSelfAttention.shares_structure",
+        "constructions.certificate.bounds.head_rounding",
     ),
 )
 

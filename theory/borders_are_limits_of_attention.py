@@ -16,9 +16,9 @@ from math import prod
 import sympy as sp
 from flint import arb
 
-from theory.proof import Proof, Step, Theorem, equal, identical, nonnegative, positive
 from theory.saturated_softmax_is_one_hot import ACCUMULATOR, FORMATS, Format, certified_gap
-from theory.theta import BITS, Exact, ball, leak_enclosure, precision, theta_minus_one
+from theory.tools.proof import Proof, Step, Theorem, equal, identical, nonnegative, positive
+from theory.tools.theta import BITS, Exact, ball, leak_enclosure, precision, theta_minus_one
 
 __all__ = [
     "THEOREM",
@@ -84,12 +84,12 @@ THEOREM = Theorem(
         "DLMF 20.5.9, 20.7.32",
     ),
     objects=(
-        "constructions.boundaries.Natural",
-        "constructions.boundaries.Padded",
+        "constructions.geometry.view.Natural",
+        "constructions.geometry.view.Padded",
         "constructions.encodings.Quadratic",
         "constructions.encodings.Periodic",
-        "constructions.soft_padding.SINK_HEIGHT",
-        "constructions.borders.BORDERS",
+        "constructions.layer.soft_padding.SINK_HEIGHT",
+        "constructions.geometry.padding_modes.PADDING_MODES",
     ),
 )
 

@@ -13,7 +13,7 @@ from itertools import product
 
 import sympy as sp
 
-from theory.proof import Proof, Step, Theorem, identical
+from theory.tools.proof import Proof, Step, Theorem, identical
 
 __all__ = ["FINITE", "NON_FINITE", "THEOREM", "Kind", "added", "multiplied", "prove"]
 

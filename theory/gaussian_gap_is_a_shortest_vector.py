@@ -11,9 +11,9 @@ from math import prod
 import sympy as sp
 from flint import arb
 
-from theory.proof import Proof, Step, Theorem, equal, identical, nonnegative, positive
-from theory.shortest_vectors import form, pivots, shortest, vectors
-from theory.theta import BITS, ball, precision
+from theory.tools.proof import Proof, Step, Theorem, equal, identical, nonnegative, positive
+from theory.tools.shortest_vectors import form, pivots, shortest, vectors
+from theory.tools.theta import BITS, ball, precision
 
 __all__ = ["THEOREM", "prove"]
 

@@ -10,7 +10,7 @@ from itertools import pairwise, permutations, product
 
 import sympy as sp
 
-from theory.proof import Proof, Step, Theorem, identical
+from theory.tools.proof import Proof, Step, Theorem, identical
 
 __all__ = ["THEOREM", "layer", "prove"]
 
@@ -48,8 +48,8 @@ THEOREM = Theorem(
     references=("arXiv:1911.03584, Lemma 1",),
     objects=(
         "constructions.attention_from_conv",
-        "constructions.attention.MultiHeadSelfAttention",
-        "constructions.stencil.Stencil",
+        "constructions.layer.attention.MultiHeadSelfAttention",
+        "constructions.sources.stencil.Stencil",
     ),
 )
 

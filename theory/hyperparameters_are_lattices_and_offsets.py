@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import sympy as sp
 
-from theory.proof import Proof, Step, Theorem, equal, identical, nonnegative, positive
+from theory.tools.proof import Proof, Step, Theorem, equal, identical, nonnegative, positive
 
 __all__ = [
     "THEOREM",
@@ -75,9 +75,9 @@ THEOREM = Theorem(
     ),
     references=("arXiv:1911.03584", "arXiv:1603.07285"),
     objects=(
-        "constructions.lattice.Lattice",
-        "constructions.stencil.Geometry",
-        "constructions.stencil.Stencil",
+        "constructions.geometry.lattice.Lattice",
+        "constructions.sources.stencil.Geometry",
+        "constructions.sources.stencil.Stencil",
         "constructions.attention_from_conv",
     ),
 )

@@ -15,10 +15,10 @@ from itertools import product
 import sympy as sp
 from flint import arb
 
-from theory import fused_kernels, matrix_units
-from theory.proof import Proof, Step, Theorem, identical, nonnegative
 from theory.quadratic_scores_select_one_shift import ball, precision
 from theory.saturated_softmax_is_one_hot import ACCUMULATOR, EXP_ULPS, FORMATS, Format, rounded
+from theory.tools import fused_kernels, matrix_units
+from theory.tools.proof import Proof, Step, Theorem, identical, nonnegative
 
 __all__ = ["THEOREM", "prove"]
 
@@ -80,11 +80,11 @@ THEOREM = Theorem(
     objects=(
         "constructions.certify",
         "constructions.assert_equivalent",
-        "constructions.bounds.head_rounding",
-        "constructions.bounds.layer_bound",
-        "constructions.bounds.gamma",
-        "constructions.units.Products",
-        "constructions.units.products_of",
+        "constructions.certificate.bounds.head_rounding",
+        "constructions.certificate.bounds.layer_bound",
+        "constructions.certificate.bounds.gamma",
+        "constructions.matrix_units.Products",
+        "constructions.matrix_units.products_of",
     ),
 )
 

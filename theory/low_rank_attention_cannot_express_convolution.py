@@ -14,7 +14,7 @@ from math import prod
 import sympy as sp
 from flint import fmpq, fmpq_mat, fmpz_mat
 
-from theory.proof import Proof, Step, Theorem, equal, identical, nonnegative, positive
+from theory.tools.proof import Proof, Step, Theorem, equal, identical, nonnegative, positive
 
 __all__ = [
     "THEOREM",

@@ -9,15 +9,6 @@ from fractions import Fraction
 import sympy as sp
 from flint import arb
 
-from theory.exact_normalisers import (
-    BITS,
-    computed_entmax,
-    first_maximum,
-    gap_of,
-    hard_maximum,
-    sparsemax,
-)
-from theory.proof import Proof, Step, Theorem, equal, identical, nonnegative, positive
 from theory.saturated_softmax_is_one_hot import (
     ACCUMULATOR,
     EXP_ULPS,
@@ -25,7 +16,16 @@ from theory.saturated_softmax_is_one_hot import (
     Format,
     rounded,
 )
-from theory.theta import ball, precision
+from theory.tools.exact_normalisers import (
+    BITS,
+    computed_entmax,
+    first_maximum,
+    gap_of,
+    hard_maximum,
+    sparsemax,
+)
+from theory.tools.proof import Proof, Step, Theorem, equal, identical, nonnegative, positive
+from theory.tools.theta import ball, precision
 
 __all__ = ["GAP_MARGIN", "THEOREM", "prove"]
 

@@ -11,8 +11,8 @@ from itertools import combinations
 import sympy as sp
 from flint import arb, arb_mat, fmpq, fmpq_mat
 
-from theory.proof import Proof, Step, Theorem, equal, identical, nonnegative, positive
-from theory.theta import ball, precision
+from theory.tools.proof import Proof, Step, Theorem, equal, identical, nonnegative, positive
+from theory.tools.theta import ball, precision
 
 __all__ = [
     "THEOREM",
@@ -66,7 +66,7 @@ THEOREM = Theorem(
     ),
     objects=(
         "constructions.encodings.scalar.Scalar",
-        "constructions.mixing.mixing_bound",
+        "constructions.certificate.mixing.mixing_bound",
     ),
 )
 

@@ -16,7 +16,7 @@ from math import prod
 
 import sympy as sp
 
-from theory.proof import Proof, Step, Theorem, equal, identical, nonnegative, positive
+from theory.tools.proof import Proof, Step, Theorem, equal, identical, nonnegative, positive
 
 __all__ = ["THEOREM", "Point", "by_convolutions", "by_definition", "prove", "tail_bound"]
 
@@ -59,10 +59,10 @@ THEOREM = Theorem(
     ),
     references=("arXiv:1911.03584", "arXiv:2103.10697", "arXiv:2205.13401"),
     objects=(
-        "constructions.lowering.lower",
-        "constructions.lowering.Lowered",
-        "constructions.lowering.Lowered.from_scores",
-        "constructions.lowering.Lowered.error_bound",
+        "constructions.lowering.lowered.lower",
+        "constructions.lowering.lowered.Lowered",
+        "constructions.lowering.lowered.Lowered.from_scores",
+        "constructions.lowering.lowered.Lowered.error_bound",
     ),
 )
 

@@ -11,8 +11,8 @@ from math import pi
 import sympy as sp
 from flint import arb
 
-from theory.proof import Proof, Step, Theorem, equal, identical, nonnegative, positive
-from theory.theta import (
+from theory.tools.proof import Proof, Step, Theorem, equal, identical, nonnegative, positive
+from theory.tools.theta import (
     BITS,
     ball,
     box_leak,
@@ -72,8 +72,8 @@ THEOREM = Theorem(
     ),
     objects=(
         "constructions.encodings.Quadratic",
-        "constructions.bounds.leak",
-        "constructions.bounds.off_target_mass",
+        "constructions.certificate.bounds.leak",
+        "constructions.certificate.bounds.off_target_mass",
     ),
 )
 

@@ -5,7 +5,7 @@ they can select a shift is known (arXiv 2410.06205); how well, and how far, is n
 `docs/theorems/rotations_select_shifts_without_resonance.md` numbers the equations.
 
 The algebra is exact. The gaps of a range are balls of python-flint from a search that leaves
-nothing out (`theory.resonances`), so that a comparison is true only if it is certain.
+nothing out (`theory.tools.resonances`), so that a comparison is true only if it is certain.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,8 +17,8 @@ from types import MappingProxyType
 import sympy as sp
 from flint import arb
 
-from theory.proof import Proof, Step, Theorem, equal, identical, nonnegative, positive
-from theory.resonances import (
+from theory.tools.proof import Proof, Step, Theorem, equal, identical, nonnegative, positive
+from theory.tools.resonances import (
     candidates,
     drop,
     first_resonance,
@@ -26,7 +26,7 @@ from theory.resonances import (
     nearly_returns,
     standard,
 )
-from theory.theta import ball, precision
+from theory.tools.theta import ball, precision
 
 __all__ = ["LAST_OF_ONE", "NEAREST_RETURNS", "THEOREM", "prove"]
 

@@ -16,8 +16,8 @@ from types import MappingProxyType
 import sympy as sp
 from flint import arb
 
-from theory.proof import Proof, Step, Theorem, identical
 from theory.quadratic_scores_select_one_shift import ball, precision
+from theory.tools.proof import Proof, Step, Theorem, identical
 
 __all__ = [
     "ACCUMULATOR",
@@ -140,10 +140,10 @@ THEOREM = Theorem(
     references=("arXiv:1911.03584", "arXiv:1909.03469", "IEEE Std 754-2019"),
     objects=(
         "constructions.normalisers.Softmax",
-        "constructions.attention.MultiHeadSelfAttention",
+        "constructions.layer.attention.MultiHeadSelfAttention",
         "constructions.attention_from_conv",
-        "constructions.bounds.smallest_subnormal",
-        "constructions.bounds.accumulator",
+        "constructions.certificate.bounds.smallest_subnormal",
+        "constructions.certificate.bounds.accumulator",
     ),
 )
 

@@ -13,8 +13,8 @@ from math import prod
 import sympy as sp
 from flint import arb
 
-from theory.proof import Proof, Step, Theorem, equal, identical, nonnegative, positive
-from theory.theta import BITS, Exact, ball, precision
+from theory.tools.proof import Proof, Step, Theorem, equal, identical, nonnegative, positive
+from theory.tools.theta import BITS, Exact, ball, precision
 
 __all__ = [
     "THEOREM",

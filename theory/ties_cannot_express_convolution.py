@@ -13,8 +13,8 @@ from math import comb, prod
 import sympy as sp
 from flint import arb, arb_mat, fmpq_mat, fmpz_poly
 
-from theory.proof import Proof, Step, Theorem, equal, identical, nonnegative, positive
-from theory.theta import ball, precision
+from theory.tools.proof import Proof, Step, Theorem, equal, identical, nonnegative, positive
+from theory.tools.theta import ball, precision
 
 __all__ = [
     "PATTERNS",

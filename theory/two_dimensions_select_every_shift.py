@@ -12,8 +12,8 @@ from math import isqrt
 import sympy as sp
 from flint import arb, fmpq
 
-from theory.proof import Proof, Step, Theorem, equal, identical, nonnegative, positive
-from theory.theta import BITS, ball, precision
+from theory.tools.proof import Proof, Step, Theorem, equal, identical, nonnegative, positive
+from theory.tools.theta import BITS, ball, precision
 
 __all__ = [
     "ENTRY",

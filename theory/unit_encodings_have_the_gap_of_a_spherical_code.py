@@ -1,7 +1,7 @@
 """T12. Unit encodings have the gap of a spherical code.
 
-The codes and the bounds are those of `theory.spherical_codes`. Vectors of any dimension appear as a
-Gram matrix of symbols.
+The codes and the bounds are those of `theory.tools.spherical_codes`. Vectors of any dimension
+appear as a Gram matrix of symbols.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,8 +11,8 @@ from itertools import combinations, product
 import sympy as sp
 from flint import arb
 
-from theory.proof import Proof, Step, Theorem, equal, identical, nonnegative, positive
-from theory.spherical_codes import (
+from theory.tools.proof import Proof, Step, Theorem, equal, identical, nonnegative, positive
+from theory.tools.spherical_codes import (
     CODES,
     SHARP,
     cap_constant,
@@ -24,7 +24,7 @@ from theory.spherical_codes import (
     harmonic_parts,
     simplex,
 )
-from theory.theta import BITS, precision
+from theory.tools.theta import BITS, precision
 
 __all__ = ["THEOREM", "prove"]
 

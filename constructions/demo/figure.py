@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from torch import Tensor
 
-from constructions.attention import MultiHeadSelfAttention
-from constructions.stencil import AnyConvolution, Stencil
+from constructions.layer.attention import MultiHeadSelfAttention
+from constructions.sources import AnyConvolution, stencil_of
 
 # Told apart with every kind of colour vision (Okabe and Ito).
 QUERY, TARGET = "#0072B2", "#D55E00"
@@ -48,7 +48,7 @@ def save_heads(
     query = queries.positions()[middle].tolist()
     weights = layer.attention_weights(shape)[:, middle].detach().cpu().float()
     maps = weights[:, : keys.size].reshape(-1, *keys.shape)  # a sink is no place to show
-    offsets: list[list[int]] = Stencil.from_conv(conv).offsets.tolist()
+    offsets: list[list[int]] = stencil_of(conv).offsets.tolist()
     rows, columns = conv.kernel_size
 
     figure = Figure(figsize=(10, 6.3), dpi=120, layout="constrained")

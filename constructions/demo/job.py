@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 
 from constructions import convert
-from constructions.attention import MultiHeadSelfAttention
 from constructions.demo.figure import save_heads
 from constructions.demo.network import EPOCHS, Digits, reproducible, train
 from constructions.demo.report import (
@@ -20,6 +19,7 @@ from constructions.demo.report import (
     row,
     summary,
 )
+from constructions.layer.attention import MultiHeadSelfAttention
 
 
 def run(

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from constructions import certify
-from constructions.attention import MultiHeadSelfAttention
-from constructions.certificate import Certificate
-from constructions.stencil import AnyConvolution
+from constructions.certificate.certificate import Certificate
+from constructions.layer.attention import MultiHeadSelfAttention
+from constructions.sources import AnyConvolution
 
 IMAGES_AT_A_TIME = 64
 """A dense layer keeps heads x queries x channels numbers for every image."""

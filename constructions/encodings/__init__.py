@@ -3,12 +3,7 @@
 from collections.abc import Mapping
 
 from constructions.encodings.absolute import Absolute
-from constructions.encodings.circle import Circle
-from constructions.encodings.flattened import Flattened
-from constructions.encodings.gaussian import Gaussian
-from constructions.encodings.impossible import IMPOSSIBLE, Alibi
-from constructions.encodings.periodic import Periodic
-from constructions.encodings.protocol import (
+from constructions.encodings.base import (
     Encoding,
     Mixing,
     farthest,
@@ -16,6 +11,11 @@ from constructions.encodings.protocol import (
     on_axes,
     relative_score_error,
 )
+from constructions.encodings.circle import Circle
+from constructions.encodings.flattened import Flattened
+from constructions.encodings.gaussian import Gaussian
+from constructions.encodings.impossible import IMPOSSIBLE, Alibi
+from constructions.encodings.periodic import Periodic
 from constructions.encodings.quadratic import Quadratic
 from constructions.encodings.rotary import Rotary
 from constructions.encodings.scalar import Scalar

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from constructions.encodings.protocol import Encoding
-from constructions.lattice import Lattice
+from constructions.encodings.base import Encoding
+from constructions.geometry.lattice import Lattice
 
 
 @dataclass(frozen=True)

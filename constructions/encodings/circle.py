@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from constructions.lattice import Lattice
+from constructions.geometry.lattice import Lattice
 
 UNIT = 2**25
 """Vertices have coordinates n / 2^25, so that products and sums of two are exact in float64."""

@@ -9,9 +9,9 @@ from itertools import accumulate, pairwise
 import torch
 from torch import Tensor
 
-from constructions.encodings.protocol import farthest
+from constructions.encodings.base import farthest
 from constructions.formats import unit_roundoff
-from constructions.lattice import Lattice
+from constructions.geometry.lattice import Lattice
 
 LARGEST = 2**53
 """Up to here every integer is a float64."""

@@ -12,9 +12,9 @@ from itertools import permutations, product
 import torch
 from torch import Tensor
 
-from constructions.encodings.protocol import Encoding, farthest
+from constructions.encodings.base import Encoding, farthest
 from constructions.formats import unit_roundoff
-from constructions.lattice import Lattice
+from constructions.geometry.lattice import Lattice
 
 Matrix = tuple[tuple[float, ...], ...]
 

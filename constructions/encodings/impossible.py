@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from constructions.encodings.protocol import Encoding
-from constructions.lattice import Lattice
+from constructions.encodings.base import Encoding
+from constructions.geometry.lattice import Lattice
 
 TIES = "ties_cannot_express_convolution"
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from constructions.encodings.protocol import Encoding
+from constructions.encodings.base import Encoding
 from constructions.formats import unit_roundoff
-from constructions.lattice import Lattice
+from constructions.geometry.lattice import Lattice
 
 
 @dataclass(frozen=True)

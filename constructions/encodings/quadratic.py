@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from constructions.encodings.base import Encoding
 from constructions.encodings.periodic import Periodic
-from constructions.encodings.protocol import Encoding
-from constructions.lattice import Lattice
+from constructions.geometry.lattice import Lattice
 
 
 @dataclass(frozen=True)

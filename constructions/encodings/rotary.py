@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from constructions.encodings.protocol import farthest
+from constructions.encodings.base import farthest
 from constructions.formats import unit_roundoff
-from constructions.lattice import Lattice
+from constructions.geometry.lattice import Lattice
 
 STANDARD = tuple(10000.0 ** (-f / 8) for f in range(8))
 """The usual frequencies, of 16 components for each axis."""

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from constructions.encodings.protocol import Encoding
+from constructions.encodings.base import Encoding
 from constructions.formats import unit_roundoff
-from constructions.lattice import Lattice
+from constructions.geometry.lattice import Lattice
 
 RATIO_BITS = range(4, 9)
 """log2 ρ: below 16 the bound on the amplification fails, above 256 it gains next to nothing."""

@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from constructions.lattice import Lattice
+from constructions.geometry.lattice import Lattice
 
 THEOREM = "tables_select_the_shifts_they_tell_apart"
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from constructions.lattice import Lattice
+from constructions.geometry.lattice import Lattice
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from constructions.attention import Evaluation
 from constructions.evaluation.dense import Dense
 from constructions.evaluation.factored import Factored
 from constructions.evaluation.flex import Flex
 from constructions.evaluation.fused import Fused
+from constructions.layer.attention import Evaluation
 
 __all__ = ["AUTO", "EVALUATIONS", "Dense", "Factored", "Flex", "Fused"]
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from constructions.attention import MultiHeadSelfAttention
-from constructions.boundaries import View
 from constructions.formats import accumulator
-from constructions.units import Operation
+from constructions.geometry.view import View
+from constructions.layer.attention import MultiHeadSelfAttention
+from constructions.matrix_units import Operation
 
 
 @dataclass(frozen=True)

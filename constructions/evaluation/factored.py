@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from constructions.attention import MultiHeadSelfAttention
-from constructions.borders import padded
-from constructions.boundaries import View
 from constructions.encodings import is_mixing, on_axes
 from constructions.formats import accumulator
+from constructions.geometry.padding_modes import padded
+from constructions.geometry.view import View
+from constructions.layer.attention import MultiHeadSelfAttention
+from constructions.matrix_units import Operation
 from constructions.normalisers import Softmax
-from constructions.stencil import convolve
-from constructions.units import Operation
+from constructions.sources.stencil import convolve
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Factored:
             layer.gap(layer.boundary_rule.keys(view))  # raises where there is none
         if not layer.is_saturated(dtype):
             at_targets = layer.soft_padding(view)(layer.values(view).to(exact))
-        elif layer.border.mode == "zeros" and geometry.pads_evenly:
+        elif layer.border.name == "zeros" and geometry.pads_evenly:
             at_targets, padding = view.image.to(exact), geometry.before
         else:
             at_targets = padded(view.image.to(exact), view.pixels, view.targets, layer.border)

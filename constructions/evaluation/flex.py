@@ -12,16 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from constructions.attention import MultiHeadSelfAttention
-from constructions.boundaries import View
 from constructions.encodings import Mixing
 from constructions.evaluation.dense import mixed
 from constructions.formats import accumulator
-from constructions.lattice import Lattice, displacements
+from constructions.geometry.lattice import Lattice, displacements
+from constructions.geometry.view import View
+from constructions.layer.attention import MultiHeadSelfAttention
+from constructions.layer.scores import below_peaks
+from constructions.layer.soft_padding import SINK_HEIGHT
+from constructions.matrix_units import Operation
 from constructions.normalisers import Softmax
-from constructions.scores import below_peaks
-from constructions.soft_padding import SINK_HEIGHT
-from constructions.units import Operation
 
 BLOCK = 128
 """Queries and keys in a block of the mask, as FlexAttention has it by default."""
@@ -52,7 +52,7 @@ class Flex:
         # Traced code cannot look at content, but remembers a structure that has none.
         if not layer.shares_structure() and layer.has_live_content():
             return "content terms are trained, or not zero"
-        if layer.boundary == "natural" and layer.border.mode == "replicate":
+        if layer.boundary == "natural" and layer.border.name == "replicate":
             return "scores round where their peak is at the edge, unless boundary is 'padded'"
         return None
 

@@ -11,14 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from constructions.attention import MultiHeadSelfAttention
-from constructions.boundaries import View
 from constructions.encodings import Absolute, Encoding
 from constructions.evaluation.dense import mixed
 from constructions.formats import accumulator, unit_roundoff
-from constructions.lattice import Lattice
+from constructions.geometry.lattice import Lattice
+from constructions.geometry.view import View
+from constructions.layer.attention import MultiHeadSelfAttention
+from constructions.matrix_units import Operation
 from constructions.normalisers import Softmax
-from constructions.units import Operation
 
 DIGIT = 8
 """Bits of a digit: what the shortest format that a kernel rounds its operands to, bfloat16, has."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from constructions.normalisers.base import EXP_ERROR, Normaliser
 from constructions.normalisers.gates import Relu, Sigmoid
-from constructions.normalisers.protocol import EXP_ERROR, Normaliser
 from constructions.normalisers.quotients import Entmax, Softmax, Top1
 
 __all__ = [

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from constructions.formats import accumulator, unit_roundoff
-from constructions.normalisers.protocol import GAP_MARGIN, check_number, underflow
+from constructions.normalisers.base import GAP_MARGIN, check_number, underflow
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Certificates: a layer held against the exact convolution, within derived bounds."""

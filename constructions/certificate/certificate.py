@@ -1,0 +1,242 @@
+"""Certificates: a layer held against the exact convolution, output by output.
+
+Theorem: `layer_error_is_certified`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from constructions.certificate.bounds import HeadErrors, layer_bound
+from constructions.certificate.comparison import Comparison
+from constructions.certificate.mixing import mixing_bound
+from constructions.certificate.reproduction import reproduction
+from constructions.encodings import Mixing
+from constructions.evaluation import EVALUATIONS
+from constructions.formats import accumulator
+from constructions.layer.attention import MultiHeadSelfAttention
+from constructions.matrix_units import Products, products_of
+from constructions.sources import AnySource
+
+PAGE = "docs/theorems/layer_error_is_certified.md"
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What a layer differs from a convolution by, and what it may.
+
+    All tensors are float64, on the CPU, of the output's shape.
+
+    Args:
+        error: |layer - convolution|, the convolution being that of the stored numbers over the
+            reals, computed in float64.
+        leak: the part of the bound that the reals have: attention to other keys.
+        rounding: the part that floating point adds, the reference's own included. It is a worst
+            case and grows with the number of terms; inf where the layer's sums may overflow.
+        conv_error: |torch's convolution - convolution|, for comparison; NaN where torch has none,
+            such as average pooling of volumes in half precision on a CPU.
+    """
+
+    error: Tensor
+    leak: Tensor
+    rounding: Tensor
+    conv_error: Tensor
+
+    @property
+    def bound(self) -> Tensor:
+        """What the error may be: leak + rounding."""
+        return self.leak + self.rounding
+
+    @property
+    def ratio(self) -> float:
+        """The largest error over bound; 0/0 is 0, a positive error over a zero bound is inf."""
+        return float(self.quotient().max()) if self.error.numel() else 0.0
+
+    def quotient(self) -> Tensor:
+        """Error over bound at every output; 0 where the bound is inf, an overflow."""
+        quotient = self.error / self.bound
+        return quotient.masked_fill((self.error == 0) | self.bound.isinf(), 0.0)
+
+    @property
+    def holds(self) -> bool:
+        """Whether the error is within the bound at every output."""
+        return self.ratio <= 1.0
+
+    def __repr__(self) -> str:
+        def largest(part: Tensor) -> str:
+            return f"{float(part.max()) if part.numel() else 0.0:.3g}"
+
+        return (
+            f"Certificate(holds={self.holds}, ratio={self.ratio:.3g}, "
+            f"error={largest(self.error)}, bound={largest(self.bound)}, "
+            f"leak={largest(self.leak)}, rounding={largest(self.rounding)}, "
+            f"conv_error={largest(self.conv_error)}; largest entries)"
+        )
+
+
+def certify(
+    layer: MultiHeadSelfAttention,
+    conv: AnySource,
+    x: Tensor,
+    *,
+    output_size: Sequence[int] | None = None,
+) -> Certificate:
+    """Compare a layer with the exact convolution of the stored numbers, and bound the difference.
+
+    The bound speaks of the attention layer that the construction builds from `conv` at the layer's
+    sharpness; any other layer is judged by it. It assumes gradual underflow, sums in any order by
+    rounded additions or fused multiply-adds, and an exponential within 20 units in the last place.
+    Where torch's flags, as they are now, let x's device round the operands of float32 products, as
+    TF32 does, the bound allows for that and for the sums of matrix units.
+
+    Args:
+        layer: an attention layer, as `attention_from_conv` returns it.
+        conv: the convolution it is compared with.
+        x: a finite input of both, batched or not.
+        output_size: of a transposed convolution, as torch takes it.
+
+    Returns:
+        The certificate; it holds for an empty batch.
+
+    Raises:
+        TypeError: layer or conv is of another kind.
+        ValueError: x is not finite; dtypes or devices differ; content terms are live; or the
+            normaliser is not softmax and the weights are not saturated.
+    """
+    if not isinstance(layer, MultiHeadSelfAttention):
+        raise TypeError(
+            f"layer is a {type(layer).__name__}; accepted: a MultiHeadSelfAttention; "
+            "assert_equivalent takes any module"
+        )
+    if layer.has_live_content():
+        raise ValueError("layer has live content terms; accepted: scores of positions alone")
+    comparison = Comparison.of(conv, x, output_size)
+    for what in ("dtype", "device"):
+        of_layer, of_x = getattr(layer.value, what), getattr(x, what)
+        if of_layer != of_x:
+            raise ValueError(f"layer has {what} {of_layer}, x has {of_x}; accepted: the same")
+    if isinstance(layer.encoding, Mixing):
+        bound = mixing_bound(comparison, layer)
+    else:
+        exact = accumulator(x.dtype)
+        operation = EVALUATIONS[layer.evaluation].operation
+        products = products_of(operation, exact, x.device.type)
+        # One-hot heads hand on pixels as they are stored.
+        seen = x.dtype if layer.is_saturated(x.dtype) else exact
+        heads = comparison.head_errors(layer)
+        bound = _bound(comparison, heads, exact, x.dtype, products, (x.dtype, seen))
+    return _certificate(comparison, bound, layer, conv, x, output_size)
+
+
+def assert_equivalent(layer: nn.Module, conv: AnySource, x: Tensor, leak: float = 0.0) -> None:
+    """Raise an AssertionError unless a module computes a convolution, within rounding.
+
+    An attention layer of ours is held to its certificate. Any other module is held to the rounding
+    of a sum of the convolution's terms in any order in x's own dtype, plus the leak; where torch's
+    flags let x's device round the operands of float32 products, pixels, matrices and partial sums
+    may each be rounded so once.
+
+    Args:
+        layer: any module that is called as the convolution is.
+        conv: the convolution.
+        x: a finite input of both.
+        leak: off-target mass that is granted to another module's heads: each may err by this part
+            of the range of its channel (theorem `attention_expresses_convolution`).
+
+    Raises:
+        AssertionError: naming the theorem, its page, the error, the bound and a reproduction.
+        TypeError: conv is not a convolution, or layer not a module.
+        ValueError: as `certify`; or leak is not in [0, 1].
+    """
+    if not isinstance(layer, nn.Module):
+        raise TypeError(f"layer is a {type(layer).__name__}; accepted: a torch.nn.Module")
+    if not 0.0 <= leak <= 1.0:
+        raise ValueError(f"leak is {leak}; accepted: 0 to 1, the off-target mass of a head")
+    if isinstance(layer, MultiHeadSelfAttention):
+        certificate = certify(layer, conv, x)
+    else:
+        comparison = Comparison.of(conv, x)
+        heads = HeadErrors.none(comparison.limit)
+        granted = replace(heads, deviation=leak * comparison.spread(), signed=False)
+        products = products_of("any", x.dtype, x.device.type)
+        bound = _bound(comparison, granted, x.dtype, x.dtype, products, 3 * (x.dtype,))
+        certificate = _certificate(comparison, bound, layer, conv, x, None)
+    if certificate.holds:
+        return
+    quotient = certificate.quotient()
+    worst = tuple(int(i) for i in torch.unravel_index(quotient.argmax(), quotient.shape))
+    raise AssertionError(
+        f"the layer is not the convolution: at output {worst} the error is "
+        f"{float(certificate.error[worst]):.6g}, the bound {float(certificate.bound[worst]):.6g} "
+        f"(leak {float(certificate.leak[worst]):.3g}, "
+        f"rounding {float(certificate.rounding[worst]):.3g}).\n"
+        f"{_where_to_read(layer, conv, x)}"
+    )
+
+
+def _where_to_read(layer: nn.Module, conv: AnySource, x: Tensor) -> str:
+    return f"Theorem: layer_error_is_certified, {PAGE}\nlayer: {layer}\n{reproduction(conv, x)}"
+
+
+def _bound(
+    comparison: Comparison,
+    heads: HeadErrors,
+    sums: torch.dtype,
+    stored: torch.dtype,
+    products: Products,
+    operands: Sequence[torch.dtype],
+) -> tuple[Tensor, Tensor]:
+    """Leak and rounding of a layer with one head for each tap, of the output's shape."""
+    exact = comparison.exact
+    spatial = exact.shape[2 - comparison.limit.dim() :]
+    images = exact.reshape(-1, comparison.stencil.out_channels, *spatial)
+    leak, rounding = layer_bound(
+        comparison.stencil,
+        comparison.limit,
+        images,
+        heads,
+        sums=sums,
+        stored=stored,
+        products=products,
+        operands=operands,
+    )
+    return leak.reshape(exact.shape), rounding.reshape(exact.shape)
+
+
+def _certificate(
+    comparison: Comparison,
+    bound: tuple[Tensor, Tensor],
+    layer: nn.Module,
+    conv: AnySource,
+    x: Tensor,
+    output_size: Sequence[int] | None,
+) -> Certificate:
+    """Run the layer and torch's convolution, and hold both against the exact one."""
+    arguments = () if output_size is None else ([int(n) for n in output_size],)
+    exact = comparison.exact
+    with torch.no_grad():
+        y = layer(x, *arguments)
+        try:
+            conv_error = _distance(conv(x, *arguments), exact)
+        except NotImplementedError:
+            conv_error = torch.full_like(exact, math.nan)
+    if y.shape != exact.shape:
+        raise AssertionError(
+            f"the layer is not the convolution: its output has shape {tuple(y.shape)}, the "
+            f"convolution's has {tuple(exact.shape)}: no error to hold against a bound.\n"
+            f"{_where_to_read(layer, conv, x)}"
+        )
+    leak, rounding = bound
+    return Certificate(
+        error=_distance(y, exact), leak=leak, rounding=rounding, conv_error=conv_error
+    )
+
+
+def _distance(y: Tensor, exact: Tensor) -> Tensor:
+    """|y - exact|; inf where an overflow left no number."""
+    return torch.sub(y.detach().cpu(), exact).abs_().nan_to_num_(math.inf, posinf=math.inf)

@@ -1,0 +1,229 @@
+"""Mixing layers: what floating point adds where heads mix all taps and together tell them apart.
+
+Over the reals such a layer is the convolution; nothing leaks. Every line is derived on the page of
+the theorem `one_dimension_expresses_every_convolution`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from constructions.certificate.bounds import exponential_error, gamma, head_rounding
+from constructions.certificate.comparison import Comparison
+from constructions.encodings import Mixing
+from constructions.formats import (
+    accumulator,
+    smallest_normal,
+    smallest_subnormal,
+    unit_roundoff,
+)
+from constructions.geometry.lattice import Lattice, displacements, spread
+from constructions.geometry.view import BOUNDARIES, Boundary
+from constructions.layer.attention import MultiHeadSelfAttention
+from constructions.matrix_units import products_of
+
+DOUBLE = torch.float64
+
+OWN = 1 + 2**-30
+"""Covers what the seen and the exponentials of this file, computed in float64, have lost."""
+
+
+def mixing_bound(comparison: Comparison, layer: MultiHeadSelfAttention) -> tuple[Tensor, Tensor]:
+    """How far a layer whose heads mix can be from the convolution, at every output.
+
+    Equations (19) to (24) of the theorem's page. Of the layer it reads the encoding, the boundary,
+    the dtype, and the roundings of the stored matrices, as far as they can be roundings.
+
+    Args:
+        comparison: the convolution and the input.
+        layer: an attention layer with a mixing encoding.
+
+    Returns:
+        leak, which is 0, and rounding: float64, of the shape of the output. The rounding is inf
+        where a number of the layer may overflow.
+
+    Raises:
+        ValueError: the encoding does not apply on the lattices of this input.
+    """
+    assert isinstance(layer.encoding, Mixing)
+    stencil, view, dtype = comparison.stencil, comparison.view, layer.dtype
+    sums = accumulator(dtype)
+    boundary: Boundary = BOUNDARIES[layer.boundary]
+    keys = boundary.keys(view)
+    values = boundary.values(view, stencil.border).abs()
+    mixtures = _Mixtures.of(layer.encoding, stencil.offsets.to("cpu", DOUBLE), keys, view.queries)
+    stored = layer.mixing(DOUBLE).detach().cpu()
+    matrices = _Matrices.of(mixtures, stencil.matrices, stored, dtype)
+
+    taps, groups, width, _ = stencil.matrices.shape
+    terms = len(mixtures.gains) * width
+    by_group = (len(mixtures.gains), len(values), groups, width, view.queries.size)
+    largest = values.flatten(2).amax(dim=-1, keepdim=True)
+    products = products_of("matmul", sums, layer.value.device.type)
+    lost = 2 * smallest_normal(DOUBLE) * largest + smallest_subnormal(DOUBLE)
+    seen = mixtures.seen(values) + keys.size * lost
+    noise = head_rounding(
+        seen,
+        largest,
+        float(keys.size),
+        (keys.size,),
+        dtype,
+        score_error=mixtures.score_error,
+        products=products,
+    )
+    # (21): (P + D)(S + n) - P S = (P + D) n + D S
+    seen, noise = seen.reshape(by_group), noise.reshape(by_group)
+    applied = matrices.applied + matrices.error
+    error = _summed(applied, noise) + _summed(matrices.error, seen)
+    size = _summed(applied, seen + noise)
+    # (22): what the rounded coefficients leave of other taps and keys.
+    missed = mixtures.missed(values).reshape(taps, *by_group[1:])
+    error = error + _summed(stencil.matrices.abs(), missed)
+    error = error + matrices.evaluated * _summed(matrices.magnitude, seen)
+
+    # (23): the sum over heads and channels, and the output.
+    bias = 0.0 if stencil.bias is None else stencil.bias.abs().reshape(groups, -1, 1)
+    size = size + bias
+    growth = products.growth(terms + 1)
+    largest_of_both = float((seen + noise).max()) + float(applied.max()) if noise.numel() else 0.0
+    rounding = error + growth * size + products.lost(terms, largest_of_both)
+    exact = comparison.exact.abs().reshape(rounding.shape)
+    overflow = size * (1 + growth) > torch.finfo(sums).max
+    overflow |= matrices.overflow.unsqueeze(-1)
+    if dtype != sums:
+        rounded = exact + rounding
+        rounding = rounding + unit_roundoff(dtype) * rounded + smallest_subnormal(dtype)
+        overflow |= rounded > torch.finfo(dtype).max
+    # (24): the reference, a plain sum, and this bound itself, of terms of one sign.
+    magnitude = replace(stencil, matrices=stencil.matrices.abs())
+    plain = magnitude.convolve(comparison.limit.abs()).reshape(rounding.shape) + bias
+    rounding = rounding + gamma(taps * width + 1, DOUBLE) * plain
+    rounding = rounding + 16 * (terms + taps * width) * smallest_subnormal(DOUBLE)
+    rounding = rounding * OWN * (1 + 2 * gamma(terms + taps + keys.size + 32, DOUBLE))
+    rounding = rounding.nan_to_num(nan=math.inf, posinf=math.inf).masked_fill(overflow, math.inf)
+    rounding = rounding.reshape(comparison.exact.shape)
+    return torch.zeros_like(rounding), rounding
+
+
+@dataclass(frozen=True)
+class _Mixtures:
+    """The heads of a mixing encoding on given lattices, in float64.
+
+    Args:
+        keys: where the keys stand.
+        queries: where the queries stand.
+        coefficients: b, (H, N).
+        gains: Z, (H,).
+        exponentials: E at every displacement, (H, M).
+        residual: b E less 1 at the tap's own displacement, (N, M).
+        score_error: what the encoding's own rounding can do to a score.
+    """
+
+    keys: Lattice
+    queries: Lattice
+    coefficients: Tensor
+    gains: Tensor
+    exponentials: Tensor
+    residual: Tensor
+    score_error: float
+
+    @classmethod
+    def of(cls, encoding: Mixing, offsets: Tensor, keys: Lattice, queries: Lattice) -> _Mixtures:
+        """The heads for the given taps."""
+        shifts, coefficients = encoding.heads(offsets), encoding.coefficients(offsets)
+        gains = encoding.gains(shifts, keys)
+        box = displacements(keys, queries).positions().to(DOUBLE)
+        features, names = encoding.encode(torch.cat([box, shifts]), shifts, keys)
+        at_shifts, features = features[len(box) :], features[: len(box)]
+        own = (names * at_shifts).sum(dim=-1, keepdim=True)
+        exponentials = (names @ features.T - own).exp()
+        # Several displacements of a torus are one: those that look as the tap does.
+        of_taps = encoding.encode(offsets, shifts, keys)[0]
+        meets = (features == of_taps.unsqueeze(1)).all(dim=-1)
+        residual = coefficients.T @ exponentials - meets.to(DOUBLE)
+        score_error = getattr(encoding, "score_error", lambda *_: 0.0)
+        return cls(
+            keys=keys,
+            queries=queries,
+            coefficients=coefficients,
+            gains=gains,
+            exponentials=exponentials,
+            residual=residual,
+            score_error=float(score_error(shifts, keys)),
+        )
+
+    def seen(self, values: Tensor) -> Tensor:
+        """What each head sees of the values: (H, batch, D_in, Q)."""
+        return self._sums(self.exponentials / self.gains.unsqueeze(-1), values)
+
+    def missed(self, values: Tensor) -> Tensor:
+        """What each tap has too much or too little of values of one sign: (N, batch, D_in, Q)."""
+        return self._sums(self.residual.abs(), values)
+
+    def _sums(self, tables: Tensor, values: Tensor) -> Tensor:
+        columns = values.flatten(2).transpose(1, 2)
+        rows = spread(tables, self.keys, self.queries).unsqueeze(1)
+        return (rows @ columns).transpose(2, 3)
+
+
+@dataclass(frozen=True)
+class _Matrices:
+    """Equation (20): what is applied to what a head sees, (H, G, D_in / G, D_out / G) each.
+
+    Args:
+        applied: a bound on |Z M|, M = Σ b W.
+        error: how far the product that the layer forms can be from Z M.
+        magnitude: Z Σ |b| |W|.
+        evaluated: what the residual can have lost of these in its own evaluation.
+        overflow: (G, D_out / G), where an entry may exceed its format.
+    """
+
+    applied: Tensor
+    error: Tensor
+    magnitude: Tensor
+    evaluated: float
+    overflow: Tensor
+
+    @classmethod
+    def of(
+        cls, mixtures: _Mixtures, kernel: Tensor, stored: Tensor, dtype: torch.dtype
+    ) -> _Matrices:
+        """Those of a kernel (N, G, D_in / G, D_out / G), as stored by the layer."""
+        sums, (heads, taps) = accumulator(dtype), mixtures.coefficients.shape
+        gains = mixtures.gains.reshape(-1, 1, 1, 1)
+        exponential = exponential_error(DOUBLE, mixtures.score_error)
+
+        spelt = torch.einsum("ht,tgio->hgio", mixtures.coefficients, kernel)
+        size = torch.einsum("ht,tgio->hgio", mixtures.coefficients.abs(), kernel.abs())
+        # Once in the construction, and once more here.
+        summed = gamma(taps + 1, DOUBLE) * size + taps * smallest_subnormal(DOUBLE)
+        mixed = spelt.abs() + summed
+        # Stored in the layer's dtype, to which torch goes by way of float32; or moved since.
+        single = unit_roundoff(torch.float32)
+        most = (max(unit_roundoff(dtype), single) + single) * (size + summed)
+        most = most + max(smallest_subnormal(dtype), smallest_subnormal(torch.float32))
+        wrong = torch.minimum((stored - spelt).abs(), most).nan_to_num(math.inf) + 2 * summed
+
+        u, cast = unit_roundoff(DOUBLE), unit_roundoff(sums)
+        gain = (1 + exponential) * (1 + gamma(taps + 4, DOUBLE))
+        product = (gain * (1 + u) * (1 + cast) - 1) * OWN
+        error = gains * wrong + product * gains * (mixed + wrong) + 2 * smallest_subnormal(sums)
+        applied = gains * mixed
+        stored_size, product_size = (mixed + wrong).amax(dim=(0, 2)), (applied + error).amax((0, 2))
+        limit = min(torch.finfo(dtype).max, torch.finfo(sums).max)
+        return cls(
+            applied=applied,
+            error=error,
+            magnitude=gains * size,
+            evaluated=exponential + gamma(heads + 2, DOUBLE),
+            overflow=(stored_size > limit) | (product_size > torch.finfo(sums).max),
+        )
+
+
+def _summed(matrices: Tensor, seen: Tensor) -> Tensor:
+    """(H, G, D_in / G, D_out / G) applied to (H, batch, G, D_in / G, Q), and summed over H."""
+    return torch.einsum("hgio,hngiq->ngoq", matrices, seen)

@@ -1,0 +1,1 @@
+"""Geometry: lattices, padding modes, and where pixels, keys, queries and targets stand."""

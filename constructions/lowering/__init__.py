@@ -1,0 +1,1 @@
+"""Lowering: a positional layer as soft paddings and convolutions."""

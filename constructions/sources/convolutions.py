@@ -1,0 +1,147 @@
+"""Convolutions: any convolution of torch, checked and read as a stencil."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from constructions.formats import check_format
+from constructions.geometry.geometry import Geometry
+from constructions.geometry.padding_modes import PADDING_MODES
+from constructions.sources.stencil import Stencil
+
+Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
+TransposedConvolution = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
+AnyConvolution = Convolution | TransposedConvolution
+
+CONVOLUTIONS = (
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+)
+HOOKS = (
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+)
+
+
+def stencil_of_convolution(conv: AnyConvolution) -> Stencil:
+    """Read any torch convolution; the tensors are detached and share no memory with it.
+
+    Raises:
+        TypeError: conv is not a convolution of torch's own, or computes anything else.
+        ValueError: its dtype is none of the four formats.
+    """
+    check_convolution(conv)
+    weight = conv.weight.detach()
+    groups, taps = conv.groups, math.prod(conv.kernel_size)
+    if conv.transposed:
+        # weight: (D_in, D_out / groups, *kernel). The offsets of a transposed convolution
+        # fall as the kernel index grows; reversed, they rise as everywhere else.
+        blocks = weight.reshape(groups, conv.in_channels // groups, -1, taps)
+        matrices = blocks.permute(3, 0, 1, 2).flip(0)
+    else:
+        # weight: (D_out, D_in / groups, *kernel)
+        blocks = weight.reshape(groups, conv.out_channels // groups, -1, taps)
+        matrices = blocks.permute(3, 0, 2, 1)
+    return Stencil(
+        geometry=geometry_of(conv),
+        border=PADDING_MODES[conv.padding_mode],
+        matrices=matrices.clone(memory_format=torch.contiguous_format),
+        bias=None if conv.bias is None else conv.bias.detach().clone(),
+    )
+
+
+def geometry_of(conv: AnyConvolution) -> Geometry:
+    """Read the geometry of a convolution or a transposed convolution.
+
+    Raises:
+        ValueError: an option that torch's constructor takes, and its convolution does not.
+    """
+    _check_options(conv)
+    d = len(conv.kernel_size)
+    ones = (1,) * d
+    extent = tuple(r * (k - 1) for r, k in zip(conv.dilation, conv.kernel_size, strict=True))
+    if conv.transposed:
+        assert not isinstance(conv.padding, str)  # torch refuses names here
+        reach = tuple(e - p for e, p in zip(extent, conv.padding, strict=True))
+        before, after = reach, reach
+    elif conv.padding == "same":
+        # torch puts the odd one out at the end.
+        before = tuple(e // 2 for e in extent)
+        after = tuple(e - e // 2 for e in extent)
+    elif conv.padding == "valid":
+        before = after = (0,) * d
+    else:
+        before = after = tuple(int(p) for p in conv.padding)
+    return Geometry(
+        kernel_size=tuple(conv.kernel_size),
+        dilation=tuple(conv.dilation),
+        before=before,
+        after=after,
+        query_spacing=ones if conv.transposed else tuple(conv.stride),
+        pixel_spacing=tuple(conv.stride) if conv.transposed else ones,
+        output_padding=tuple(conv.output_padding) if conv.transposed else (0,) * d,
+        transposed=conv.transposed,
+    )
+
+
+def check_sizes(name: str, sizes: Sequence[object], least: int | None) -> None:
+    """Raise a ValueError unless an option of a module is made of integers, none below the least."""
+    if not all(isinstance(n, int) and (least is None or n >= least) for n in sizes):
+        limit = "" if least is None else f" of at least {least}"
+        raise ValueError(f"conv has {name} {tuple(sizes)}; accepted: integers{limit}")
+
+
+def _check_options(conv: AnyConvolution) -> None:
+    for name in ("kernel_size", "stride", "dilation"):
+        check_sizes(name, getattr(conv, name), 1)
+    if conv.transposed:
+        check_sizes("padding", tuple(conv.padding), 0)
+        check_sizes("output_padding", conv.output_padding, None)
+    elif not isinstance(conv.padding, str):
+        # torch adds the other borders by itself, and takes a negative padding for a cut.
+        check_sizes("padding", conv.padding, 0 if conv.padding_mode == "zeros" else None)
+
+
+def check_convolution(conv: AnyConvolution) -> None:
+    """Raise unless the module computes just what its class says."""
+    kind = next((c for c in CONVOLUTIONS if isinstance(conv, c)), None)
+    if kind is None:
+        raise TypeError(
+            f"conv is a {type(conv).__name__}; accepted: "
+            + ", ".join(f"nn.{c.__name__}" for c in CONVOLUTIONS)
+        )
+    if isinstance(conv, nn.modules.lazy.LazyModuleMixin):
+        raise TypeError(
+            f"conv is a lazy {type(conv).__name__}; accepted: one that has seen an input"
+        )
+    if parametrize.is_parametrized(conv):
+        raise TypeError("conv has a parametrisation; accepted: plain parameters")
+    own = type(conv)
+    overridden = [
+        name
+        for name in ("forward", "_conv_forward", "_output_padding", "__call__")
+        if getattr(own, name, None) is not getattr(kind, name, None)
+    ]
+    if overridden or "forward" in vars(conv):
+        raise TypeError(
+            f"conv is a {own.__name__} with a {(overridden or ['forward'])[0]} of its own; "
+            f"accepted: one that computes what nn.{kind.__name__} computes"
+        )
+    if any(getattr(conv, hooks) for hooks in HOOKS):
+        raise TypeError(
+            "conv has a forward or backward hook, which attention would not run; accepted: none"
+        )
+    if conv.weight.is_complex():
+        raise TypeError(f"conv has complex weights ({conv.weight.dtype}); accepted: real ones")
+    check_format(conv.weight.dtype, "conv")

@@ -1,0 +1,189 @@
+"""A saturated layer hands its own parameter to the convolution: no copy, and no matrix product.
+
+Nothing is remembered between calls, so that every edit counts at once, however it is made.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from constructions import attention_from_conv, convert
+from constructions.formats import FORMATS, smallest_subnormal
+from constructions.layer.attention import MultiHeadSelfAttention
+from tests.support.helpers import filled, integers
+from tests.support.strategies import Convolution
+
+CONVOLUTIONS: dict[str, Callable[[], Convolution]] = {
+    "1-D": lambda: nn.Conv1d(4, 4, 3, padding=1),
+    "2-D": lambda: nn.Conv2d(4, 4, (2, 3)),
+    "3-D": lambda: nn.Conv3d(4, 4, (3, 2, 1)),
+    "fewer outputs": lambda: nn.Conv2d(6, 3, 3, padding=1, stride=2),
+    "more outputs": lambda: nn.Conv2d(3, 6, 3, padding=2, dilation=2),
+    "one tap": lambda: nn.Conv2d(4, 4, 1),
+    "in groups": lambda: nn.Conv2d(8, 8, 3, groups=2),
+    "fewer outputs in groups": lambda: nn.Conv1d(8, 4, 3, groups=2),
+    "more outputs in groups": lambda: nn.Conv3d(4, 8, 2, groups=2),
+    "depthwise": lambda: nn.Conv2d(4, 4, 3, padding=1, groups=4),
+    "depthwise and more outputs": lambda: nn.Conv2d(4, 8, 3, padding=1, groups=4),
+    "replicated": lambda: nn.Conv2d(4, 4, 3, padding=1, padding_mode="replicate"),
+    "circular": lambda: nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular"),
+    "transposed": lambda: nn.ConvTranspose2d(4, 4, 3, stride=2, bias=False),
+}
+EVERY_CONVOLUTION = pytest.mark.parametrize("make", CONVOLUTIONS.values(), ids=list(CONVOLUTIONS))
+
+COPIES = {"clone", "copy_", "_to_copy", "index_add", "cat", "mul"}
+PRODUCTS = {"mm", "bmm", "addmm", "baddbmm", "einsum", "matmul", "dot", "mv"}
+
+
+class Results(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Keeps the name of every operation that runs, and how many numbers it returns."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.sizes: list[tuple[str, int]] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor):
+            self.sizes.append((func.overloadpacket.__name__, result.numel()))
+        return result
+
+
+def carrier(layer: MultiHeadSelfAttention) -> Tensor:
+    """The factor that has the kernel; the other one is the identity."""
+    _, outputs, width, _ = layer.output.shape
+    return layer.value if outputs == width else layer.output
+
+
+def share_storage(one: Tensor, other: Tensor) -> bool:
+    return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
+
+
+def image_for(conv: Convolution, dtype: torch.dtype = torch.float32) -> Tensor:
+    return integers(1, conv.in_channels, *(7, 6, 5)[: len(conv.kernel_size)], dtype=dtype)
+
+
+@EVERY_CONVOLUTION
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_kernel_of_the_convolution_is_the_parameter_itself(
+    make: Callable[[], Convolution], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conv = filled(make().to(dtype)).eval()
+    layer, x = attention_from_conv(conv), image_for(conv, dtype)
+    assert layer.evaluation == "factored"
+    kernels: list[Tensor] = []
+    for name in ("conv1d", "conv2d", "conv3d"):
+        run = getattr(functional, name)
+
+        def spied(image: Tensor, kernel: Tensor, *rest: Any, run: Any = run, **named: Any) -> Any:
+            kernels.append(kernel)
+            return run(image, kernel, *rest, **named)
+
+        monkeypatch.setattr(functional, name, spied)
+    with torch.no_grad(), Results() as ran:
+        y = layer(x)
+    (kernel,) = kernels
+    assert share_storage(kernel, carrier(layer))
+    assert kernel.is_contiguous()
+    assert kernel.numel() == carrier(layer).numel()
+    # Nothing of the kernel's size is made of it, and no matrices are multiplied.
+    made = {name for name, _ in ran.sizes}
+    assert not {name for name, size in ran.sizes if name in COPIES and size >= kernel.numel()}
+    assert not made & PRODUCTS
+    assert "convolution" in made
+    with torch.no_grad():
+        assert torch.equal(y, conv(x))
+
+
+@pytest.mark.parametrize("dtype", FORMATS, ids=str)
+def test_kernel_is_that_of_the_convolution(dtype: torch.dtype) -> None:
+    conv = filled(nn.Conv2d(4, 6, (2, 3), groups=2).to(dtype))
+    layer = attention_from_conv(conv)
+    with torch.no_grad():
+        assert torch.equal(layer.kernel(dtype), conv.weight)
+    # With its gradient the product is formed, and is the same.
+    assert layer.kernel(dtype).requires_grad
+    assert torch.equal(layer.kernel(dtype), conv.weight)
+
+
+@pytest.mark.parametrize("outputs", [2, 6], ids=["fewer outputs", "more outputs"])
+@pytest.mark.parametrize("dtype", FORMATS, ids=str)
+def test_no_entry_of_the_identity_can_be_edited_unseen(outputs: int, dtype: torch.dtype) -> None:
+    layer = attention_from_conv(filled(nn.Conv1d(6, outputs, 2, groups=2).to(dtype)))
+    kept = carrier(layer)
+    identity = layer.output if kept is layer.value else layer.value
+    edits = (smallest_subnormal(dtype), -1.0, 2.0, float("nan"), 1 + torch.finfo(dtype).eps)
+    with torch.no_grad():
+        kept.fill_(1.0)
+        assert share_storage(layer.kernel(dtype), kept)
+        for entry, edit in itertools.product(itertools.product(*map(range, identity.shape)), edits):
+            before = identity[entry].item()
+            version = identity._version
+            identity.data[entry] = edit
+            assert identity._version == version  # no counter tells of this edit
+            value, output = layer.head_matrices()
+            product = (value @ output).permute(1, 3, 2, 0)
+            kernel = layer.kernel(dtype)
+            assert not share_storage(kernel, kept)
+            assert torch.equal(kernel.reshape(product.shape).nan_to_num(9), product.nan_to_num(9))
+            identity.data[entry] = before
+        assert share_storage(layer.kernel(dtype), kept)
+
+
+def test_parameter_that_is_not_contiguous_is_read_by_its_entries() -> None:
+    conv = filled(nn.Conv2d(4, 4, (2, 3)))
+    layer, x = attention_from_conv(conv), image_for(conv)
+    with torch.no_grad():
+        for parameter in (layer.value, layer.output):
+            parameter.data = parameter.data.permute(3, 2, 1, 0).contiguous().permute(3, 2, 1, 0)
+        assert not layer.value.is_contiguous()
+        assert torch.equal(layer(x), conv(x))
+        layer.output.data[0, 1, 2, 5] = 1.0
+        assert not torch.equal(layer(x), conv(x))
+
+
+def test_heads_out_of_order_or_sent_to_one_tap_make_a_kernel_of_their_own() -> None:
+    conv = filled(nn.Conv2d(3, 2, 2))
+    layer = attention_from_conv(conv)
+    taps = conv.weight.detach().flatten(2)
+    layer.positional_shift.data[[0, 3]] = layer.positional_shift.data[[3, 0]]
+    with torch.no_grad():
+        assert torch.equal(layer.kernel(torch.float32).flatten(2), taps[..., [3, 1, 2, 0]])
+        layer.positional_shift.data[:] = layer.positional_shift.data[:1].clone()
+        kernel = layer.kernel(torch.float32).flatten(2)
+        assert torch.equal(kernel[..., 3], taps.sum(-1))
+        assert not kernel[..., :3].any()
+
+
+def test_every_layer_of_a_converted_network_uses_its_parameter_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    block = nn.Sequential(
+        nn.Conv2d(3, 8, 7, stride=2, padding=3),
+        nn.Conv2d(8, 4, 1),
+        nn.Conv2d(4, 4, 3, padding=1),
+        nn.Conv2d(4, 8, 1),
+        nn.Conv2d(8, 8, 7, padding=3, groups=8),
+    )
+    network: Any = convert(filled(block).eval())
+    kernels: list[Tensor] = []
+    run = functional.conv2d
+
+    def spied(image: Tensor, kernel: Tensor, *rest: Any, **named: Any) -> Tensor:
+        kernels.append(kernel)
+        return run(image, kernel, *rest, **named)
+
+    monkeypatch.setattr(functional, "conv2d", spied)
+    with torch.no_grad():
+        network(integers(1, 3, 16, 16))
+    assert all(share_storage(k, carrier(layer)) for k, layer in zip(kernels, network, strict=True))

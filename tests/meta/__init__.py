@@ -1,0 +1,1 @@
+"""Tests of the tests: the oracle, the strategies, the ledger, the layout."""

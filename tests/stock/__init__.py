@@ -1,0 +1,1 @@
+"""Theorems on layers that nobody here wrote."""

@@ -1,0 +1,1 @@
+"""What tests share: the oracle, the strategies, the ledger, the layout."""

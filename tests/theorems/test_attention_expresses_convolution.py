@@ -1,0 +1,380 @@
+"""A multi-head self-attention layer with quadratic scores and one head for every tap of the kernel expresses any convolution to any accuracy, in every dimension.
+
+T3, `docs/theorems/attention_expresses_convolution.md`. First the paper's layer in ball arithmetic,
+where nothing is rounded and every comparison is proven; then the layer of torch.
+"""  # noqa: E501, the claim is one sentence
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from flint import arb
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from constructions import certify
+from constructions.certificate import bounds
+from constructions.formats import FORMATS
+from constructions.layer.attention import MultiHeadSelfAttention
+from tests.support import heads
+from tests.support.helpers import papers_layer
+from tests.support.ledger import record
+from tests.support.oracle import convolve_module, exact_error, numbers
+from tests.support.strategies import (
+    Case,
+    Geometry,
+    geometries,
+    integer_cases,
+    real_cases,
+    sharpnesses,
+)
+from theory import attention_expresses_convolution as theory
+from theory.tools.theta import ball, box_leak, leak_enclosure, precision
+
+SLUG = "attention_expresses_convolution"
+symbolic = pytest.mark.evidence(SLUG, "symbolic")
+bounded = pytest.mark.evidence(SLUG, "property")
+exact = pytest.mark.evidence(SLUG, "exact")
+control = pytest.mark.evidence(SLUG, "control")
+
+every_format = pytest.mark.parametrize("dtype", FORMATS, ids=str)
+both_formats = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+
+Point = tuple[int, ...]
+Row = list[int]
+BITS = 400
+
+
+# The proof ----------------------------------------------------------------------------------------
+
+
+@symbolic
+def test_proof_runs() -> None:
+    assert {step.equation for step in theory.prove()} == set(range(2, 11))
+
+
+# The paper's layer, in balls ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Integers:
+    """A convolution of integers at one query, the origin: every tap's target is a key.
+
+    Attributes:
+        image: The pixels on a box of keys, the query somewhere in Z^d.
+        taps: The matrix W_δ, D_in x D_out, of each offset.
+    """
+
+    image: Mapping[Point, Row]
+    taps: Mapping[Point, list[Row]]
+
+    @property
+    def dimension(self) -> int:
+        return len(next(iter(self.taps)))
+
+    def convolution(self) -> list[int]:
+        """The sum over offsets of X_δ W_δ."""
+        outputs = range(len(next(iter(self.taps.values()))[0]))
+        return [
+            sum(
+                pixel * weights[o]
+                for at, matrix in self.taps.items()
+                for pixel, weights in zip(self.image[at], matrix, strict=True)
+            )
+            for o in outputs
+        ]
+
+    def variation(self) -> list[int]:
+        """For every output channel the sum over δ and c of |W_δ[c, o]| (max X_c - min X_c)."""
+        channels = list(zip(*self.image.values(), strict=True))
+        ranges = [max(channel) - min(channel) for channel in channels]
+        outputs = range(len(next(iter(self.taps.values()))[0]))
+        return [
+            sum(
+                abs(weights[o]) * spread
+                for matrix in self.taps.values()
+                for spread, weights in zip(ranges, matrix, strict=True)
+            )
+            for o in outputs
+        ]
+
+
+@st.composite
+def integers(draw: st.DrawFn) -> Integers:
+    """Images of up to four keys a side, taps at any of them, in one to three dimensions."""
+    dimension = draw(st.integers(1, 3))
+    sides = [draw(st.integers(1, {1: 6, 2: 4, 3: 3}[dimension])) for _ in range(dimension)]
+    origin = [draw(st.integers(-3, 3)) for _ in range(dimension)]
+    keys = [tuple(i + o for i, o in zip(k, origin, strict=True)) for k in np.ndindex(*sides)]
+    d_in, d_out = draw(st.integers(1, 2)), draw(st.integers(1, 2))
+    offsets = draw(st.lists(st.sampled_from(keys), min_size=1, max_size=5, unique=True))
+    rows = st.lists(st.integers(-9, 9), min_size=d_in, max_size=d_in)
+    matrices = st.lists(
+        st.lists(st.integers(-9, 9), min_size=d_out, max_size=d_out), min_size=d_in, max_size=d_in
+    )
+    return Integers({k: draw(rows) for k in keys}, {o: draw(matrices) for o in offsets})
+
+
+def layer_in_balls(case: Integers, alpha: arb) -> list[arb]:
+    """The paper's layer at the query 0 with the weights of the theorem, as it is defined.
+
+    W_qry = W_key = 0 leaves the score v^T r_δ, with v_h = -α (1, -2 Δ_h); softmax over all keys;
+    W_val^h W_out^h is the matrix of the offset Δ_h. No square is completed and no score centred.
+    """
+    totals: list[arb] = []
+    for shift, matrix in case.taps.items():
+        vector = [-alpha, *(2 * alpha * s for s in shift)]
+        exponentials = {}
+        for delta in case.image:  # the query is 0
+            encoding = (sum(c * c for c in delta), *delta)
+            score = sum((v * r for v, r in zip(vector, encoding, strict=True)), arb(0))
+            exponentials[delta] = score.exp()
+        normaliser = sum(exponentials.values(), arb(0))
+        seen = [
+            sum((e / normaliser * case.image[k][c] for k, e in exponentials.items()), arb(0))
+            for c in range(len(matrix))
+        ]
+        products = [
+            sum((x * row[o] for x, row in zip(seen, matrix, strict=True)), arb(0))
+            for o in range(len(matrix[0]))
+        ]
+        totals = [a + b for a, b in zip(totals, products, strict=True)] if totals else products
+    return totals
+
+
+@bounded
+@given(case=integers(), alpha=st.floats(0.01, 60.0))
+def test_real_layer_errs_at_most_by_the_leak_times_the_variation(
+    case: Integers, alpha: float
+) -> None:
+    # Equation (7).
+    with precision(BITS):
+        leak = leak_enclosure(alpha, case.dimension, bits=BITS)
+        found = layer_in_balls(case, ball(alpha))
+        wanted = zip(case.convolution(), case.variation(), strict=True)
+        for y, (truth, variation) in zip(found, wanted, strict=True):
+            if variation == 0:  # constant images: no error, of which a ball is all one can see
+                assert y.contains(truth)
+                continue
+            assert abs(y - truth) < leak * variation
+            record(ratio=float((abs(y - truth) / (leak * variation)).upper()), dtype="real")
+
+
+@bounded
+@given(case=integers(), exponent=st.integers(-30, 4))
+def test_stated_sharpness_reaches_the_accuracy(case: Integers, exponent: int) -> None:
+    # Equation (9).
+    accuracy = Fraction(10) ** exponent
+    variation = Fraction(max(case.variation()) or 1)
+    with precision(BITS):
+        alpha = theory.sufficient_sharpness(accuracy, case.dimension, variation, bits=BITS)
+        found = layer_in_balls(case, alpha)
+        for y, truth in zip(found, case.convolution(), strict=True):
+            assert abs(y - truth) < ball(accuracy)
+
+
+@bounded
+@given(
+    alpha=st.floats(0.01, 20.0),
+    side=st.integers(2, 4),
+    dimension=st.integers(1, 3),
+    pixel=st.integers(-9, 9),
+    others=st.integers(-9, 9),
+    weight=st.integers(-9, 9),
+    data=st.data(),
+)
+def test_one_bright_pixel_attains_the_bound_of_its_grid(
+    alpha: float,
+    side: int,
+    dimension: int,
+    pixel: int,
+    others: int,
+    weight: int,
+    data: st.DataObject,
+) -> None:
+    # Equation (8).
+    keys = list(np.ndindex(*[side] * dimension))
+    target = data.draw(st.sampled_from(keys))
+    image = {key: [pixel if key == target else others] for key in keys}
+    case = Integers(image, {target: [[weight]]})
+    with precision(BITS):
+        (y,) = layer_in_balls(case, ball(alpha))
+        leak = box_leak(alpha, (side,) * dimension, target, bits=BITS)
+        assert (y - pixel * weight).overlaps(leak * (others - pixel) * weight)
+
+
+# The layer of torch -------------------------------------------------------------------------------
+
+
+@exact
+@both_formats
+@given(data=st.data())
+def test_saturated_layer_is_the_convolution_bit_for_bit(
+    data: st.DataObject, device: str, dtype: torch.dtype
+) -> None:
+    case = data.draw(integer_cases(dtype), label="case").to(device)
+    layer = papers_layer(case.conv)
+    record(device=device, dtype=dtype)
+    assert not error_of(layer, case).any()
+
+
+@exact
+@given(geometry=geometries())
+def test_layer_has_the_stated_sizes_and_weights(geometry: Geometry) -> None:
+    conv = geometry.build(torch.float64)
+    layer = papers_layer(conv, sharpness=1.5)
+    taps, rank = math.prod(conv.kernel_size), len(conv.kernel_size)
+    d_in, d_out = conv.in_channels // conv.groups, conv.out_channels // conv.groups
+    assert layer.num_heads == taps
+    assert layer.positional_key.shape == (taps, rank + 1, rank + 1)
+    assert layer.value.shape == (conv.groups, min(d_in, d_out), d_in, taps)
+    assert layer.output.shape == (conv.groups, d_out, min(d_in, d_out), taps)
+    assert not any(p.any() for p in (layer.query, layer.key, layer.content_bias))
+    assert (layer.positional_key == torch.eye(rank + 1)).all()
+    assert len(set(map(tuple, layer.positional_shift.tolist()))) == taps
+    blocks = conv.weight.reshape(conv.groups, -1, *conv.weight.shape[1:]).flatten(3)
+    # in x out, one for each tap; transposed, the last tap stands at the first offset
+    matrices = blocks.permute(3, 0, 1, 2).flip(0) if conv.transposed else blocks.permute(3, 0, 2, 1)
+    value, output = layer.head_matrices()
+    assert torch.equal(value @ output, matrices)
+
+
+def error_of(layer: nn.Module, case: Case) -> np.ndarray:
+    """The distance from the exact convolution of the stored numbers, rounded up."""
+    with torch.no_grad():
+        y = numbers(case.run(layer))
+    return exact_error(y, convolve_module(case.conv, case.x, case.output_size))
+
+
+def variation(case: Case) -> np.ndarray:
+    """Σ |W_δ[c, o]| (max X_c - min X_c), a Fraction for each image and output channel.
+
+    Beyond the border, and in the holes of a transposed convolution, there may be zeros.
+    """
+    conv, rank = case.conv, len(case.conv.kernel_size)
+    image = numbers(case.x).reshape(-1, conv.in_channels, math.prod(case.x.shape[-rank:]))
+    highest, lowest = image.max(-1), image.min(-1)
+    if conv.padding_mode == "zeros" or conv.transposed:
+        highest, lowest = np.maximum(highest, 0), np.minimum(lowest, 0)
+    fraction = np.frompyfunc(Fraction, 1, 1)
+    ranges = np.asarray(fraction(highest)) - np.asarray(fraction(lowest))
+    weight = np.asarray(fraction(abs(numbers(conv.weight))))
+    blocks = weight.reshape(conv.groups, -1, *weight.shape[1:])
+    if conv.transposed:
+        blocks = blocks.swapaxes(1, 2)  # groups, out, in, *kernel
+    sizes = blocks.reshape(*blocks.shape[:3], -1).sum(-1)
+    products = sizes * ranges.reshape(len(image), conv.groups, 1, -1)
+    return np.asarray(products.sum(-1)).reshape(len(image), -1)
+
+
+def ratio_to_bound(layer: MultiHeadSelfAttention, case: Case, alpha: float) -> float:
+    """The largest error over (7) plus certified rounding: no more than 1 for a right layer."""
+    error = error_of(layer, case)
+    if error.size == 0:
+        return 0.0
+    certificate = certify(layer, case.conv, case.x, output_size=case.output_size)
+    rank = len(case.conv.kernel_size)
+    leak = variation(case) * Fraction(bounds.leak(alpha, rank))
+    channels = (leak.size, -1)
+    rows = zip(
+        leak.ravel().tolist(),
+        error.reshape(channels).tolist(),
+        certificate.rounding.reshape(channels).tolist(),
+        strict=True,
+    )
+    return max(
+        quotient(found, part, rounding)
+        for part, errors, roundings in rows
+        for found, rounding in zip(errors, roundings, strict=True)
+    )
+
+
+def quotient(error: float, leak: Fraction, rounding: float) -> float:
+    """Error over leak + rounding; 0 where nothing is claimed, inf for an error over nothing."""
+    if error == 0 or math.isinf(rounding):
+        return 0.0
+    limit = leak + Fraction(rounding)
+    return float(Fraction(error) / limit) if limit and math.isfinite(error) else math.inf
+
+
+@bounded
+@every_format
+@given(data=st.data())
+def test_layer_of_any_sharpness_errs_by_the_leak_and_by_rounding(
+    data: st.DataObject, device: str, dtype: torch.dtype
+) -> None:
+    case = data.draw(real_cases(dtype), label="case").to(device)
+    alpha = data.draw(sharpnesses(), label="sharpness")
+    ratio = ratio_to_bound(papers_layer(case.conv, sharpness=alpha), case, alpha)
+    record(ratio=ratio, device=device, dtype=dtype)
+    assert ratio <= 1
+
+
+# What the checks reject ---------------------------------------------------------------------------
+
+
+@control
+@heads.every_wrong_layer
+@pytest.mark.parametrize("sharpness", [None, 20.0], ids=["saturated", "sharpness 20"])
+def test_wrong_layer_errs_by_more_than_the_bound(
+    rank: int, wrong: heads.Wrong, sharpness: float | None
+) -> None:
+    case = heads.generic_case(rank)
+    layer = papers_layer(case.conv, sharpness=sharpness)
+    alpha = layer.sharpness
+    assert ratio_to_bound(layer, case, alpha) <= 1
+    wrong(layer)
+    assert ratio_to_bound(layer, case, alpha) > 1
+
+
+@control
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_weak_sharpness_errs_by_more_than_the_bound(rank: int) -> None:
+    case = heads.generic_case(rank)
+    layer = papers_layer(case.conv, sharpness=20.0)
+    heads.half_the_sharpness(layer)
+    assert ratio_to_bound(layer, case, 20.0) > 1
+
+
+@control
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize("border", ["replicate", "reflect", "circular"])
+def test_wrong_border_errs_by_more_than_the_bound(rank: int, border: str) -> None:
+    case = heads.generic_case(rank)
+    other = heads.generic_case(rank, padding_mode=border)
+    layer = papers_layer(other.conv, sharpness=20.0)
+    assert ratio_to_bound(layer, case, 20.0) > 1
+
+
+@control
+@pytest.mark.parametrize("dimension", [1, 2, 3])
+@pytest.mark.parametrize("accuracy", [Fraction(1, 100), Fraction(1, 10**12)])
+def test_less_sharpness_than_needed_misses_the_accuracy(dimension: int, accuracy: Fraction) -> None:
+    # Equation (10), with V = 1: the target is black, everything around it white.
+    keys = list(np.ndindex(*[7] * dimension))
+    centre = (3,) * dimension
+    case = Integers({key: [int(key != centre)] for key in keys}, {centre: [[1]]})
+    with precision(BITS):
+        needed = ball(2 * dimension * (1 - accuracy) / accuracy).log()
+        (y,) = layer_in_balls(case, needed)
+        assert y > ball(accuracy)
+        enough = theory.sufficient_sharpness(accuracy, dimension, Fraction(1), bits=BITS)
+        (y,) = layer_in_balls(case, enough)
+        assert y < ball(accuracy)
+
+
+@control
+def test_range_without_the_padding_is_no_bound() -> None:
+    # A constant image, padded with zeros, is not constant.
+    conv = nn.Conv1d(1, 1, 3, padding=1, bias=False, dtype=torch.float64)
+    nn.init.ones_(conv.weight)
+    case = Case(conv, torch.ones(1, 1, 4, dtype=torch.float64))
+    layer = papers_layer(conv, sharpness=2.0)
+    certificate = certify(layer, conv, case.x)
+    assert ratio_to_bound(layer, case, 2.0) <= 1
+    assert (error_of(layer, case) > certificate.rounding.numpy()).any()

@@ -1,0 +1,1 @@
+"""Tools of the proofs: steps, balls, formats, codes. No theorem is stated here."""
