@@ -5,31 +5,27 @@ from __future__ import annotations
 import copy
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
 from types import MappingProxyType
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from constructions.encodings import (
-    ENCODINGS,
-    IMPOSSIBLE,
-    Encoding,
-    Mixing,
-    Window,
-)
+from constructions.encodings import ENCODINGS, IMPOSSIBLE, Encoding, EncodingLike, complete_encoding
 from constructions.evaluation import AUTO, EVALUATIONS
-from constructions.geometry.lattice import Lattice
-from constructions.geometry.view import BOUNDARIES, Boundary, natural_encoding
+from constructions.geometry.view import BOUNDARIES, Boundary
 from constructions.geometry.window import WindowGeometry
-from constructions.layer.attention import MultiHeadSelfAttention
+from constructions.heads import Heads, Kind, heads_of
+from constructions.layer.attention import Evaluation, MultiHeadSelfAttention
 from constructions.normalisers import (
     IMPOSSIBLE_NORMALISERS,
     NORMALISERS,
     Normaliser,
+    NormaliserLike,
     Softmax,
+    complete_normaliser,
 )
 from constructions.sources import POOLINGS, SOURCES, AnyConvolution, AnySource, Stencil, stencil_of
 
@@ -40,8 +36,8 @@ Model = TypeVar("Model", bound=nn.Module)
 def attention_from_conv(
     conv: AnySource,
     *,
-    encoding: str | Encoding = "quadratic",
-    normaliser: str | Normaliser = "softmax",
+    encoding: str | EncodingLike = "quadratic",
+    normaliser: str | NormaliserLike = "softmax",
     sharpness: float | None = None,
     boundary: str = "auto",
     evaluation: str = "auto",
@@ -82,78 +78,60 @@ def attention_from_conv(
             positive and finite, no sharpness where the normaliser is never one-hot, or an explicit
             boundary or evaluation that does not apply.
     """
-    pooling = isinstance(conv, POOLINGS)
-    stencil = stencil_of(conv)
-    dtype = stencil.matrices.dtype
-    encoder = _chosen("encoding", encoding, ENCODINGS, Encoding, IMPOSSIBLE)
-    normalise = _chosen("normaliser", normaliser, NORMALISERS, Normaliser, IMPOSSIBLE_NORMALISERS)
-    chosen_boundary = _chosen("boundary", boundary, {"auto": None, **BOUNDARIES})
-    every_way = {"auto": AUTO, **{n: (e,) for n, e in EVALUATIONS.items()}}
-    ways = _chosen("evaluation", evaluation, every_way)
-    _check_sharpness(sharpness)
-    if isinstance(stencil.geometry, WindowGeometry):
-        encoder, around = _of_window(stencil.geometry, encoding, normalise, chosen_boundary)
-        sharpness = None  # scores of 0 and -inf are the same at any
-    else:
-        encoder, around = _at_the_border(encoder, normalise, chosen_boundary, stencil)
-    if isinstance(encoder, Mixing):
-        _check_mixing(encoder, normalise, sharpness)
-    elif sharpness is not None:
-        normalise = getattr(normalise, "at", lambda _: normalise)(float(sharpness))
-    if sharpness is None and not math.isfinite(normalise.one_hot_gap(dtype)):
-        raise ValueError(
-            f"sharpness is None; accepted: a positive number, since {normalise} is never one-hot"
-        )
+    layer = expressed(
+        stencil_of(conv),
+        encoding=encoding,
+        normaliser=normaliser,
+        sharpness=sharpness,
+        boundary=boundary,
+        evaluation=evaluation,
+    )
+    return _trained_as(conv, layer)
 
-    matrices, shifts = stencil.matrices, stencil.geometry.offsets().to(torch.float64)
-    if isinstance(encoder, Mixing):
-        where = "meta" if matrices.is_meta else "cpu"
-        taps = encoder.coefficients(shifts).to(where)
-        wide = torch.einsum("ht,tgio->hgio", taps, matrices.to(where, torch.float64))
-        matrices = wide.to(matrices)
-        shifts = encoder.heads(shifts)
-    heads, groups, d_in, d_out = matrices.shape
-    head_dim = min(d_in, d_out)
-    # Any grid tells the dimension of the encoding, and most whether it can select the shifts.
-    grid = Lattice.box(stencil.geometry.kernel_size)
-    encoding_dim = encoder.encode(shifts, shifts, grid)[0].shape[-1]
-    encoder.gap(shifts, grid)
+
+def expressed(
+    stencil: Stencil,
+    *,
+    encoding: str | EncodingLike = "quadratic",
+    normaliser: str | NormaliserLike = "softmax",
+    sharpness: float | None = None,
+    boundary: str = "auto",
+    evaluation: str = "auto",
+) -> MultiHeadSelfAttention:
+    """The layer that computes a stencil: the picture, a line a stage.
+
+    Arguments and errors are those of `attention_from_conv`.
+    """
+    encoder = _chosen("encoding", encoding, ENCODINGS, complete_encoding, IMPOSSIBLE)
+    normalise = _chosen(
+        "normaliser", normaliser, NORMALISERS, complete_normaliser, IMPOSSIBLE_NORMALISERS
+    )
+    evaluations = _chosen("evaluation", evaluation, WAYS)
+    _check_sharpness(sharpness)
+    around = _chosen("boundary", boundary, {"auto": None, **BOUNDARIES})
+
+    encoder, around = _at_the_border(stencil, encoder, normalise, around)
+    heads = heads_of(stencil, encoder)
+    normalise, sharpness = _sharpened(heads, normalise, sharpness)
     layer = MultiHeadSelfAttention(
+        heads,
         geometry=stencil.geometry,
         border=stencil.border,
         boundary=around,
-        encoding=encoder,
         normaliser=normalise,
-        evaluations=ways,
-        num_heads=heads,
-        in_channels=None if pooling else stencil.in_channels,
-        out_channels=None if pooling else stencil.out_channels,
-        groups=groups,
-        head_dim=head_dim,
-        encoding_dim=encoding_dim,
+        evaluations=evaluations,
         sharpness=sharpness,
-        bias=stencil.bias is not None,
-        dtype=dtype,
-        device=stencil.matrices.device,
+        bias=stencil.bias,
     )
-    identity = torch.eye(head_dim).expand(heads, groups, head_dim, head_dim)
-    with torch.no_grad():
-        layer.positional_shift.copy_(shifts)
-        layer.positional_key.copy_(torch.eye(encoding_dim))
-        value, output = layer.head_matrices()
-        value.copy_(matrices if d_out <= d_in else identity)
-        output.copy_(identity if d_out <= d_in else matrices)
-        if layer.bias is not None and stencil.bias is not None:
-            layer.bias.copy_(stencil.bias)
-
-    trained = {name: p.requires_grad for name, p in conv.named_parameters()}
-    for name, parameter in layer.named_parameters():
-        of_bias = name == "bias"
-        of_matrices = name in ("value", "output", "positional_sharpness")
-        source = "bias" if of_bias else "weight"
-        parameter.requires_grad_((of_bias or of_matrices) and trained.get(source, False))
     _ = layer.evaluation  # raises where an explicit one does not apply
-    return layer.train(conv.training)
+    return layer
+
+
+WAYS: Mapping[str, Sequence[Evaluation]] = {
+    "auto": AUTO,
+    **{name: (evaluation,) for name, evaluation in EVALUATIONS.items()},
+}
+"""The evaluations that each name stands for, of which a layer takes the first that applies."""
 
 
 def convert(model: Model, **options: Any) -> Model | MultiHeadSelfAttention:
@@ -190,16 +168,14 @@ def convert(model: Model, **options: Any) -> Model | MultiHeadSelfAttention:
         name = path or type(module).__name__
         try:
             if isinstance(module, POOLINGS):
-                layer = attention_from_conv(module, **of_pooling).to(like.device, like.dtype)
-                # Not by way of float32: window / divisor, rounded once.
-                layer.head_matrices()[0].data.copy_(stencil_of(module, torch.float64).matrices)
-            else:
-                layer = attention_from_conv(module, **options)
+                # From float64: window / divisor, rounded once.
+                stencil = stencil_of(module, torch.float64).to(like.device, like.dtype)
+                memo[id(module)] = _trained_as(module, expressed(stencil, **of_pooling))
+                continue
+            layer = attention_from_conv(module, **options)
         except (TypeError, ValueError) as error:
             raise type(error)(f"{name}: {error}") from error
         memo[id(module)] = layer
-        if isinstance(module, POOLINGS):
-            continue
         first_name, first = owners.setdefault(id(module.weight), (name, module))
         if first is not module:
             _share_matrices(memo[id(first)], layer, first_name, name)
@@ -224,31 +200,29 @@ def _share_matrices(
     second.value, second.output = first.value, first.output
 
 
-def _check_mixing(encoding: Mixing, normaliser: Normaliser, sharpness: float | None) -> None:
-    if sharpness is not None:
-        raise ValueError(
-            f"sharpness is {sharpness}; accepted: None, since the heads of {encoding} mix all taps "
-            "and select no shift"
-        )
-    if not isinstance(normaliser, Softmax):
-        raise ValueError(
-            f"normaliser is {normaliser}; accepted: 'softmax', whose mixtures {encoding} is made of"
-        )
+def _trained_as(source: AnySource, layer: MultiHeadSelfAttention) -> MultiHeadSelfAttention:
+    """The layer with the source's training flag, and trained where the source is."""
+    trained = {name: p.requires_grad for name, p in source.named_parameters()}
+    for name, parameter in layer.named_parameters():
+        of_matrices = name in ("value", "output", "positional_sharpness")
+        of = "bias" if name == "bias" else "weight" if of_matrices else name
+        parameter.requires_grad_(trained.get(of, False))
+    return layer.train(source.training)
 
 
 def _at_the_border(
-    encoding: Encoding, normaliser: Normaliser, boundary: Boundary | None, stencil: Stencil
+    stencil: Stencil, encoding: Encoding, normaliser: Normaliser, asked: Boundary | None
 ) -> tuple[Encoding, Boundary]:
     """The encoding and the boundary, where None asks for the natural one if there is one."""
+    if isinstance(stencil.geometry, WindowGeometry):
+        return _around_a_window(stencil.geometry, encoding, asked)
     mode = stencil.border.name
-    natural = natural_encoding(encoding, mode)
-    if mode == "replicate" and getattr(normaliser, "vanishes", False):
+    natural = encoding.natural(mode)
+    if mode == "replicate" and normaliser.vanishes:
         natural = None  # a head whose target is beyond the edge sees nothing
-    bounded_reach = getattr(encoding, "bounded_reach", False)
-    if mode == "zeros" and bounded_reach and not stencil.geometry.reach_is_bounded:
+    if mode == "zeros" and encoding.bounded_reach and not stencil.geometry.reach_is_bounded:
         natural = None
-    if boundary is None:
-        boundary = BOUNDARIES["padded" if natural is None else "natural"]
+    boundary = BOUNDARIES["padded" if natural is None else "natural"] if asked is None else asked
     if boundary.name != "natural":
         return encoding, boundary
     if natural is None:
@@ -259,30 +233,48 @@ def _at_the_border(
     return natural, boundary
 
 
-def _of_window(
-    geometry: WindowGeometry,
-    encoding: str | Encoding,
-    normaliser: Normaliser,
-    boundary: Boundary | None,
+def _around_a_window(
+    geometry: WindowGeometry, encoding: Encoding, asked: Boundary | None
 ) -> tuple[Encoding, Boundary]:
-    """The encoding and the boundary of a uniform head; nothing else is accepted for them."""
-    if encoding != "quadratic":
+    """The boundary that torch's divisor asks for, and nothing else, for the one uniform head."""
+    if encoding != ENCODINGS["quadratic"]:
         raise ValueError(
             f"encoding is {encoding!r}; accepted: none for an average pooling, since its one head "
             "has a window and no shift"
         )
-    if not isinstance(normaliser, Softmax):
-        raise ValueError(
-            f"normaliser is {normaliser}; accepted: 'softmax' for an average pooling, which shares "
-            "the attention evenly"
-        )
     own = BOUNDARIES["natural" if geometry.counted == "pixels" else "padded"]
-    if boundary not in (None, own):
+    if asked not in (None, own):
         raise ValueError(
-            f"boundary is {boundary.name!r}; accepted: 'auto' or {own.name!r}, since torch counts "
+            f"boundary is {asked.name!r}; accepted: 'auto' or {own.name!r}, since torch counts "
             f"{geometry.counted} in the divisor of this average pooling"
         )
-    return Window(geometry.window), own
+    return encoding, own
+
+
+def _sharpened(
+    heads: Heads, normaliser: Normaliser, sharpness: float | None
+) -> tuple[Normaliser, float | None]:
+    """The normaliser at the sharpness, and the sharpness if one applies to these heads."""
+    if heads.kind is Kind.SELECTING:
+        if sharpness is not None:
+            return normaliser.at(float(sharpness)), sharpness
+        if not math.isfinite(normaliser.one_hot_gap(heads.value.dtype)):
+            raise ValueError(
+                f"sharpness is None; accepted: a positive number, since {normaliser} is never "
+                "one-hot"
+            )
+        return normaliser, None
+    if heads.kind is Kind.MIXING and sharpness is not None:
+        raise ValueError(
+            f"sharpness is {sharpness}; accepted: None, since the heads of {heads.encoding} mix "
+            "all taps and select no shift"
+        )
+    if not isinstance(normaliser, Softmax):
+        what = "an average pooling, which shares the attention evenly"
+        if heads.kind is Kind.MIXING:
+            what = f"the mixtures that {heads.encoding} is made of"
+        raise ValueError(f"normaliser is {normaliser}; accepted: 'softmax', for {what}")
+    return normaliser, None  # scores of a uniform head, 0 and -inf, are the same at any sharpness
 
 
 def _check_sharpness(sharpness: float | None) -> None:
@@ -299,19 +291,18 @@ def _chosen(
     argument: str,
     given: Any,
     named: Mapping[str, Part],
-    protocol: type[Part] | None = None,
+    completed: Callable[[object, str], Part] | None = None,
     impossible: Mapping[str, str] = MappingProxyType({}),
 ) -> Part:
-    """The part that a name stands for, or the given object itself if it has the protocol."""
+    """The part that a name stands for, or what completes the given object."""
     accepted = ", ".join(map(repr, named))
-    if protocol is not None:
-        accepted += f" or an object with the methods of {protocol.__name__}"
+    if completed is not None:
+        accepted += f" or an object with the methods of {argument.capitalize()}"
     if isinstance(given, str):
         if given in named:
             return named[given]
-        if given in impossible:
-            raise ValueError(f"{argument} is {given!r}; accepted: {accepted}. {impossible[given]}")
-        raise ValueError(f"{argument} is {given!r}; accepted: {accepted}")
-    if protocol is not None and isinstance(given, protocol) and not isinstance(given, type):
-        return given
+        why = f". {impossible[given]}" if given in impossible else ""
+        raise ValueError(f"{argument} is {given!r}; accepted: {accepted}{why}")
+    if completed is not None:
+        return completed(given, argument)
     raise TypeError(f"{argument} is {given!r}; accepted: {accepted}")

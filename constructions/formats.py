@@ -36,3 +36,9 @@ def check_format(dtype: torch.dtype, argument: str) -> None:
     if dtype not in FORMATS:
         accepted = ", ".join(str(f).removeprefix("torch.") for f in FORMATS)
         raise ValueError(f"{argument} has dtype {dtype}; accepted: {accepted}")
+
+
+def position_format(device: torch.device | str | None) -> torch.dtype:
+    """float64, in which integers are exact to 2^53, except where the device has none."""
+    on_mps = device is not None and str(device).startswith("mps")
+    return torch.float32 if on_mps else torch.float64

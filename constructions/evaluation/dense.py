@@ -8,7 +8,9 @@ from torch import Tensor
 
 from constructions.formats import accumulator
 from constructions.geometry.view import View
+from constructions.heads import Heads
 from constructions.layer.attention import MultiHeadSelfAttention
+from constructions.layer.structure import applied
 from constructions.matrix_units import Operation
 
 
@@ -34,7 +36,7 @@ class Dense:
     def __call__(self, layer: MultiHeadSelfAttention, view: View) -> Tensor:
         """The output; see `Evaluation`."""
         exact = accumulator(view.image.dtype)
-        values = layer.values(view).to(exact).flatten(2)  # (N, C, K)
+        values = view.values.to(exact).flatten(2)  # (N, C, K)
         batch, channels, keys = values.shape
         weights = layer.weights(view).to(exact)[..., :keys]  # the value of a sink is zero
         if weights.dim() == 3:
@@ -43,27 +45,28 @@ class Dense:
             seen = (weights @ columns).reshape(*weights.shape[:2], batch, channels).movedim(2, 0)
         else:
             seen = weights @ values.transpose(1, 2).unsqueeze(1)
-        return mixed(layer, view, seen)
+        return concatenated(layer.heads, layer.bias, view, seen)
 
 
-def mixed(layer: MultiHeadSelfAttention, view: View, seen: Tensor) -> Tensor:
+def concatenated(heads: Heads, bias: Tensor | None, view: View, seen: Tensor) -> Tensor:
     """What the heads see, softmax(A^h) X, times W_val^h W_out^h, summed over heads.
 
     Args:
-        layer: of these heads.
+        heads: of the layer.
+        bias: b_out, (D_out,), or None.
         view: of the input.
         seen: (N, H, Q, D_in), in the accumulator format.
 
     Returns:
         (N, D_out, *queries.shape), rounded to the dtype of the image.
     """
-    batch, heads, queries, channels = seen.shape
-    groups, width = layer.groups, channels // layer.groups
-    grouped = seen.reshape(batch, heads, queries, groups, width).permute(3, 0, 2, 1, 4)
-    concatenated = grouped.reshape(groups, batch * queries, heads * width)
-    mixing = layer.head_mixing(view, seen.dtype).movedim(1, 0).reshape(groups, heads * width, -1)
-    outputs = (concatenated @ mixing).reshape(groups, batch, queries, mixing.shape[-1])
-    y = outputs.permute(1, 0, 3, 2).reshape(batch, groups * mixing.shape[-1], *view.queries.shape)
-    if layer.bias is not None:
-        y = y + layer.bias.to(seen.dtype).reshape(-1, *(1 for _ in view.queries.shape))
+    batch, count, queries, channels = seen.shape
+    groups, width = heads.groups, channels // heads.groups
+    grouped = seen.reshape(batch, count, queries, groups, width).permute(3, 0, 2, 1, 4)
+    columns = grouped.reshape(groups, batch * queries, count * width)
+    matrices = applied(heads, view.keys, seen.dtype).movedim(1, 0).reshape(groups, count * width, -1)
+    outputs = (columns @ matrices).reshape(groups, batch, queries, matrices.shape[-1])
+    y = outputs.permute(1, 0, 3, 2).reshape(batch, groups * matrices.shape[-1], *view.queries.shape)
+    if bias is not None:
+        y = y + bias.to(seen.dtype).reshape(-1, *(1 for _ in view.queries.shape))
     return y.to(view.image.dtype)

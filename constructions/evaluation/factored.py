@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from constructions.encodings import is_mixing, on_axes
 from constructions.formats import accumulator
-from constructions.geometry.padding_modes import padded
 from constructions.geometry.view import View
+from constructions.heads import Kind
+from constructions.layer.structure import kernel
 from constructions.layer.attention import MultiHeadSelfAttention
 from constructions.matrix_units import Operation
 from constructions.normalisers import Softmax
@@ -30,7 +30,7 @@ class Factored:
 
     def objection(self, layer: MultiHeadSelfAttention) -> str | None:
         """The heads must share P, and P must factor or be a gather."""
-        if is_mixing(layer.encoding):
+        if layer.kind is Kind.MIXING:
             return f"the heads of {layer.encoding} mix all taps and share no operator"
         if not layer.shares_structure():
             return (
@@ -38,9 +38,9 @@ class Factored:
                 "structure that the heads share"
             )
         saturated = layer.positional_sharpness is None
-        if saturated and hasattr(layer.encoding, "theorem"):
+        if saturated and layer.encoding.theorem is not None:
             return None
-        by_axis = on_axes(layer.encoding, layer.geometry.dimension) is not None
+        by_axis = layer.encoding.axes(layer.geometry.dimension) is not None
         if saturated:
             if by_axis:
                 return None
@@ -60,14 +60,14 @@ class Factored:
         dtype = view.image.dtype
         exact = accumulator(dtype)
         geometry, padding = layer.geometry, (0,) * layer.geometry.dimension
-        if not getattr(layer.encoding, "everywhere", False):
-            layer.gap(layer.boundary_rule.keys(view))  # raises where there is none
+        if not layer.encoding.everywhere:
+            layer.gap(view.keys)  # raises where there is none
         if not layer.is_saturated(dtype):
-            at_targets = layer.soft_padding(view)(layer.values(view).to(exact))
+            at_targets = layer.soft_padding(view)(view.values.to(exact))
         elif layer.border.name == "zeros" and geometry.pads_evenly:
             at_targets, padding = view.image.to(exact), geometry.before
         else:
-            at_targets = padded(view.image.to(exact), view.pixels, view.targets, layer.border)
+            at_targets = replace(view, image=view.image.to(exact)).at_targets
         bias = None if layer.bias is None else layer.bias.to(exact)
-        kernel = layer.kernel(exact)
-        return convolve(geometry, kernel, at_targets, bias, padding, layer.groups).to(dtype)
+        weight = kernel(layer.heads, geometry, exact)
+        return convolve(geometry, weight, at_targets, bias, padding, layer.groups).to(dtype)

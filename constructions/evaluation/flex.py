@@ -12,14 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from constructions.encodings import Mixing
-from constructions.evaluation.dense import mixed
+from constructions.evaluation.dense import concatenated
 from constructions.formats import accumulator
 from constructions.geometry.lattice import Lattice, displacements
 from constructions.geometry.view import View
+from constructions.heads import Kind
 from constructions.layer.attention import MultiHeadSelfAttention
 from constructions.layer.scores import below_peaks
-from constructions.layer.soft_padding import SINK_HEIGHT
 from constructions.matrix_units import Operation
 from constructions.normalisers import Softmax
 
@@ -45,7 +44,7 @@ class Flex:
 
     def objection(self, layer: MultiHeadSelfAttention) -> str | None:
         """Scores must be functions of displacements."""
-        if isinstance(layer.encoding, Mixing) or getattr(layer.encoding, "absolute", False):
+        if layer.kind is Kind.MIXING or layer.encoding.absolute:
             return f"the scores of {layer.encoding} are not those of one shift at a displacement"
         if not isinstance(layer.normaliser, Softmax):
             return f"stock kernels have the softmax, and not {layer.normaliser}"
@@ -70,7 +69,7 @@ class Flex:
     def __call__(self, layer: MultiHeadSelfAttention, view: View) -> Tensor:
         """The output; see `Evaluation`."""
         dtype = view.image.dtype
-        keys, queries = layer.boundary_rule.keys(view), view.queries
+        keys, queries = view.keys, view.queries
         table, peaks = _scores(layer, keys, queries)
         of_keys, of_queries = _codes(keys, queries, table.device)
         # A sink is read at any place, and then replaced.
@@ -83,13 +82,13 @@ class Flex:
         table, peaks = table * scale, (peaks * scale).to(exact)
         band = _band(layer, keys, queries, table)
         table = table.to(exact)
-        low = (-SINK_HEIGHT * layer.gap(keys) * scale).to(exact)
+        low = (-(layer.sink_height or 0.0) * layer.gap(keys) * scale).to(exact)
 
         def score(_: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
             of_key = table[head, of_keys[key] - of_queries[query]]
             return torch.where(key < size, of_key, low) - peaks[head, query]
 
-        values = layer.values(view).flatten(2).transpose(1, 2).unsqueeze(1)  # (N, 1, K, C)
+        values = view.values.flatten(2).transpose(1, 2).unsqueeze(1)  # (N, 1, K, C)
         values = F.pad(values, (0, 0, 0, int(layer.has_sink))).contiguous()
         batch, heads = len(values), layer.num_heads
         nothing = values.new_zeros(1, 1, 1, 16)
@@ -101,7 +100,7 @@ class Flex:
             block_mask=band,
             scale=1.0,
         )
-        return mixed(layer, view, seen.to(exact))
+        return concatenated(layer.heads, layer.bias, view, seen.to(exact))
 
 
 def kernel() -> Callable[..., Any]:
@@ -136,14 +135,15 @@ def _scores(
 
     A head's own shift has 0, and so has the peak, unless it is the sink.
     """
-    shifts = layer.positional_shift.to(layer._shifts().dtype)
+    shifts = layer.positional_shift.to(layer.shifts().dtype)
     box = displacements(keys, queries).positions(shifts.device).to(shifts.dtype)
     matrices = layer.positional_key.to(shifts.dtype)
     table = below_peaks(layer.encoding, box, shifts, keys, matrices)
-    if not layer.has_sink:
+    height = layer.sink_height
+    if height is None:
         return table, table.new_zeros(len(table), queries.size)
     targets = queries.positions(shifts.device) + shifts.detach().unsqueeze(1)  # (H, Q, d)
-    return table, torch.where(keys.contains(targets), 0.0, -SINK_HEIGHT * layer.gap(keys))
+    return table, torch.where(keys.contains(targets), 0.0, -height * layer.gap(keys))
 
 
 def _codes(keys: Lattice, queries: Lattice, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -167,7 +167,7 @@ def _band(layer: MultiHeadSelfAttention, keys: Lattice, queries: Lattice, table:
 
     gap = layer.normaliser.one_hot_gap(accumulator(layer.dtype))
     # A row whose target has no key has its peak at the sink.
-    lowered = 1 - SINK_HEIGHT if layer.has_sink else 1.0
+    lowered = 1 - (layer.sink_height or 0.0)
     heavy = table.detach() * lowered > -gap  # (H, M)
     box = displacements(keys, queries).positions(table.device)
     far = torch.iinfo(box.dtype).max // 4

@@ -12,13 +12,14 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from constructions.encodings import Absolute, Encoding
-from constructions.evaluation.dense import mixed
+from constructions.evaluation.dense import concatenated
 from constructions.formats import accumulator, unit_roundoff
 from constructions.geometry.lattice import Lattice
 from constructions.geometry.view import View
 from constructions.layer.attention import MultiHeadSelfAttention
 from constructions.matrix_units import Operation
 from constructions.normalisers import Softmax
+from constructions.tracing import constant_of_traced_code
 
 DIGIT = 8
 """Bits of a digit: what the shortest format that a kernel rounds its operands to, bfloat16, has."""
@@ -45,7 +46,7 @@ class Fused:
     def objection(self, layer: MultiHeadSelfAttention) -> str | None:
         """Scores must be dot products of integers, and of positions alone."""
         encoding = layer.encoding
-        if not getattr(_relative(encoding), "integer_differences", False):
+        if not _relative(encoding).integer_differences:
             return f"the scores of {encoding} are not known to be integers, of key - target alone"
         if not isinstance(layer.normaliser, Softmax):
             return f"stock kernels have the softmax, and not {layer.normaliser}"
@@ -72,31 +73,31 @@ class Fused:
                 return f"fused kernels take 256 channels, and the image has {view.image.shape[1]}"
         exact = accumulator(dtype)
         largest = 1 / unit_roundoff(exact)
-        size, _, _ = _range(layer, *_plain(view, layer))
+        size, _, _ = _range(layer, *_plain(view))
         if math.isinf(size):
             return f"the scores of {layer.encoding} are not integers"
         if size >= largest:
             return (
                 f"sums of the scores reach {size:.4g}, and {exact} is exact to {largest:.4g}: keys "
-                f"are on {layer.boundary_rule.keys(view)}"
+                f"are on {view.keys}"
             )
         return None
 
     def __call__(self, layer: MultiHeadSelfAttention, view: View) -> Tensor:
         """The output; see `Evaluation`."""
         dtype = view.image.dtype
-        lattices = _plain(view, layer)
+        lattices = _plain(view)
         _, of_features, of_names = _range(layer, *lattices)
         features, names = _products(layer, *(Lattice(*lattice) for lattice in lattices))
         if dtype != torch.float64:
             features, names = digits(features, names, of_features, of_names)
-        values = layer.values(view).flatten(2).transpose(1, 2).unsqueeze(1)  # (N, 1, K, C)
+        values = view.values.flatten(2).transpose(1, 2).unsqueeze(1)  # (N, 1, K, C)
         width = max(features.shape[-1], values.shape[-1])
         # Fused kernels take operands of one width; zeros change no dot product.
         names, features = (F.pad(t, (0, width - t.shape[-1])) for t in (names, features))
         padded = F.pad(values, (0, width - values.shape[-1], 0, int(layer.has_sink))).contiguous()
         batch, channels = len(values), values.shape[-1]
-        scale = layer.sharpness_in(dtype) / layer.gap(layer.boundary_rule.keys(view))
+        scale = layer.sharpness_in(dtype) / layer.gap(view.keys)
         if isinstance(scale, Tensor) and scale.requires_grad and torch.is_grad_enabled():
             names = names * (scale / scale.detach())  # by 1, which has a derivative
         saturated = layer.is_saturated(dtype)
@@ -112,7 +113,7 @@ class Fused:
                 padded.expand(-1, heads, -1, -1),
                 scale=scale,
             )[..., :channels]
-        return mixed(layer, view, seen.to(accumulator(dtype)))
+        return concatenated(layer.heads, layer.bias, view, seen.to(accumulator(dtype)))
 
 
 def _is_whole(layer: MultiHeadSelfAttention) -> bool:
@@ -131,9 +132,9 @@ def _scaling_scores() -> contextlib.AbstractContextManager[None]:
     )
 
 
-def _plain(view: View, layer: MultiHeadSelfAttention) -> tuple[tuple[tuple[int, ...], ...], ...]:
+def _plain(view: View) -> tuple[tuple[tuple[int, ...], ...], ...]:
     """The lattices of keys and queries as tuples, which traced code takes for constants."""
-    return layer.boundary_rule.keys(view).constants, view.queries.constants
+    return view.keys.constants, view.queries.constants
 
 
 def _products(
@@ -146,13 +147,13 @@ def _products(
     Returns:
         features (K, F) and names (H, Q, F), the sink the last of the keys.
     """
-    shifts = layer._shifts()
+    shifts = layer.shifts()
     first, last = shifts.new_tensor(keys.origin), shifts.new_tensor(keys.last)
     middle = ((first + last) / 2).floor()
     at_keys = keys.positions(shifts.device).to(shifts.dtype)
     at_queries = queries.positions(shifts.device).to(shifts.dtype)
     targets = (at_queries + shifts.unsqueeze(1)).flatten(0, 1)
-    # Where a target has no key the nearest one is the peak, or the sink, half-way below it.
+    # Where a target has no key the nearest one is the peak, or the sink, which stands below it.
     peaks = targets if layer.has_sink else targets.clamp(first, last)
 
     features, names = _relative(layer.encoding).encode(
@@ -165,27 +166,30 @@ def _products(
     of_row = -(names * at_peaks.view_as(names)).sum(dim=-1, keepdim=True)
     features = F.pad(features, (0, 1), value=1.0)
     names = torch.cat([names, of_row], dim=-1)
-    if not layer.has_sink:
+    height = layer.sink_height
+    if height is None:
         return features, names
     gap = layer.gap(keys)
-    # A row whose target has no key is raised by half the gap, and else the sink stands as much low.
+    # A row whose target has no key is raised by the sink's height, and else the sink is as much low.
     lifted = torch.where(keys.contains(targets), 0.0, gap).view(*names.shape[:2], 1)
-    features = F.pad(F.pad(features, (0, 1), value=0.5), (0, 1, 0, 1))
-    features[-1, -1] = 0.5
+    features = F.pad(F.pad(features, (0, 1), value=height), (0, 1, 0, 1))
+    features[-1, -1] = height
     return features, torch.cat([names, lifted, lifted - gap], dim=-1)
 
 
+@constant_of_traced_code
 def _range(
     layer: MultiHeadSelfAttention, *lattices: tuple[tuple[int, ...], ...]
 ) -> tuple[float, tuple[int, ...], tuple[int, ...]]:
     """How large sums of the scores are, and how many digits each feature and name has.
 
     The size is in units of the least that a score can be a multiple of; inf where that is not an
-    integer, or half of one.
+    integer, or as large a part of one as the sink is high.
     """
     with torch.no_grad():
         features, names = _products(layer, *(Lattice(*lattice) for lattice in lattices))
-        unit = 2.0 if layer.has_sink else 1.0
+        height = layer.sink_height
+        unit = 1.0 if height is None else 1 / height
         whole = [(t * unit).frac().count_nonzero() == 0 for t in (features, names)]
         largest = [t.abs().flatten(0, -2).amax(dim=0) for t in (features, names)]
         size = unit * float((names.abs() @ largest[0]).max())
@@ -196,10 +200,6 @@ def _range(
         for columns in largest
     )
     return size, of_features, of_names
-
-
-# A constant of traced code, as the lattices are.
-_range._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def digits(

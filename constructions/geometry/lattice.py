@@ -109,25 +109,36 @@ def displacements(keys: Lattice, queries: Lattice) -> Lattice:
     return Lattice(shape, (1,) * len(shape), lowest)
 
 
-def spread(table: Tensor, keys: Lattice, queries: Lattice) -> Tensor:
+def spread(
+    table: Tensor, keys: Lattice, queries: Lattice, chosen: Tensor | None = None
+) -> Tensor:
     """Give every pair (query, key) the entry of `table` at its displacement.
 
     Args:
         table: (..., M) with M the size of `displacements(keys, queries)`, row-major.
         keys: where keys stand.
         queries: where queries stand.
+        chosen: numbers of the queries that are asked for, (Q',); None for all.
 
     Returns:
-        (..., queries.size, keys.size).
+        (..., queries.size or Q', keys.size).
     """
     box = displacements(keys, queries)
     d = box.dimension
-    index: list[Tensor | slice] = [slice(None)]
+    if chosen is not None:
+        points = queries.positions(chosen.device)[chosen]
+        index = torch.zeros(len(points), *(1 for _ in range(d)), dtype=torch.int64).to(chosen.device)
+        for axis, key in enumerate(keys.axes(chosen.device)):
+            step = key - points[:, axis : axis + 1] - box.origin[axis]  # (Q', keys on the axis)
+            shape = [-1 if a == axis else 1 for a in range(d)]
+            index = index * box.shape[axis] + step.reshape(len(points), *shape)
+        return table[..., index.flatten(1)]
+    places: list[Tensor | slice] = [slice(None)]
     pairs = zip(keys.axes(table.device), queries.axes(table.device), box.origin, strict=True)
     for axis, (key, query, lowest) in enumerate(pairs):
         shape = [1] * (2 * d)
         shape[axis], shape[d + axis] = len(query), len(key)
-        index.append((key[None, :] - query[:, None] - lowest).reshape(shape))
+        places.append((key[None, :] - query[:, None] - lowest).reshape(shape))
     batch = table.shape[:-1]
-    rows = table.reshape(-1, *box.shape)[tuple(index)]
+    rows = table.reshape(-1, *box.shape)[tuple(places)]
     return rows.reshape(*batch, queries.size, keys.size)

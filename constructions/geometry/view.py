@@ -1,17 +1,51 @@
-"""Boundaries: whether what lies beyond the edge is made of keys, or comes of attention itself."""
+"""Boundaries, and the view of an input: which keys there are, and what stands on them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 from torch import Tensor
 
-from constructions.encodings import Encoding
 from constructions.geometry.geometry import Geometry
 from constructions.geometry.lattice import Lattice
-from constructions.geometry.padding_modes import PaddingMode, padded
+from constructions.geometry.padding_modes import PaddingMode, check_reach, padded
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """Whether what lies beyond the edge is made of keys, or comes of attention itself.
+
+    Natural: the pixels are the keys, and borders are limits of attention. A quadratic head whose
+    target has left the grid attends to the nearest pixel, which is replicate padding; with a sink
+    it attends to nothing, which is zero padding; a periodic head never leaves. Theorem:
+    `borders_are_limits_of_attention`. Padded: explicit keys at every target, the paper's
+    prescription, for every border and encoding.
+
+    Args:
+        name: "natural" or "padded", as `attention_from_conv` takes it.
+        sink_height: c, between 0 and 1: where zeros are made by a sink, it stands at c times the
+            gap below a target. Half makes the smaller of the two gaps largest (T5). None for no
+            sink: every target has a key.
+    """
+
+    name: str
+    sink_height: float | None
+
+    def sink(self, border: PaddingMode, geometry: Geometry) -> float | None:
+        """The height of the sink, where zeros are wanted and a target can miss the pixels."""
+        wanted = border.name == "zeros" and geometry.can_miss
+        return self.sink_height if wanted else None
+
+    def keys(self, pixels: Lattice, explicit_keys: Lattice) -> Lattice:
+        """Where the keys stand: on the pixels, or at every target."""
+        return pixels if self.name == "natural" else explicit_keys
+
+
+NATURAL = Boundary("natural", 0.5)
+PADDED = Boundary("padded", None)
+
+BOUNDARIES: Mapping[str, Boundary] = {b.name: b for b in (NATURAL, PADDED)}
 
 
 @dataclass(frozen=True)
@@ -20,92 +54,40 @@ class View:
 
     Args:
         image: (N, D_in, *pixels.shape).
+        border: what stands beyond its edge.
         pixels: where its pixels stand.
         targets: every position that a tap can be asked for.
-        explicit_keys: where keys stand if the border is made of keys.
+        keys: where the keys stand.
         queries: where the outputs stand.
     """
 
     image: Tensor
+    border: PaddingMode
     pixels: Lattice
     targets: Lattice
-    explicit_keys: Lattice
+    keys: Lattice
     queries: Lattice
 
     @classmethod
-    def of(cls, image: Tensor, geometry: Geometry) -> View:
-        """The view of an image (N, D_in, *spatial) by a convolution's geometry."""
-        return cls(image, *geometry.lattices(tuple(image.shape[2:])))
+    def of(
+        cls, image: Tensor, geometry: Geometry, border: PaddingMode, boundary: Boundary
+    ) -> View:
+        """The view of an image (N, D_in, *spatial) by a convolution's geometry.
 
-
-class Boundary(Protocol):
-    """Decides which keys there are."""
+        Raises:
+            ValueError: no output is left, or the targets reach further than the border is defined.
+        """
+        shape = tuple(image.shape[2:])
+        pixels, targets, explicit_keys, queries = geometry.lattices(shape)
+        check_reach(border, pixels, targets)
+        return cls(image, border, pixels, targets, boundary.keys(pixels, explicit_keys), queries)
 
     @property
-    def name(self) -> str:
-        """The name that `attention_from_conv` takes."""
+    def values(self) -> Tensor:
+        """What stands on the keys, the sink apart: (N, D_in, *keys.shape)."""
+        return padded(self.image, self.pixels, self.keys, self.border)
 
-    def has_sink(self, border: PaddingMode, geometry: Geometry) -> bool:
-        """Whether there is one more key, of zero value, that heads fall back to."""
-
-    def keys(self, view: View) -> Lattice:
-        """Where the keys stand."""
-
-    def values(self, view: View, border: PaddingMode) -> Tensor:
-        """What stands on the keys: (N, D_in, *keys shape)."""
-
-
-@dataclass(frozen=True)
-class Padded:
-    """Explicit keys at every target: the paper's prescription, for every border and encoding."""
-
-    name: str = "padded"
-
-    def has_sink(self, border: PaddingMode, geometry: Geometry) -> bool:
-        """Never: every target has a key."""
-        return False
-
-    def keys(self, view: View) -> Lattice:
-        """The targets themselves."""
-        return view.explicit_keys
-
-    def values(self, view: View, border: PaddingMode) -> Tensor:
-        """The image, continued by its border and stuffed with zeros."""
-        return padded(view.image, view.pixels, view.explicit_keys, border)
-
-
-@dataclass(frozen=True)
-class Natural:
-    """The pixels are the keys: borders are limits of attention.
-
-    A quadratic head whose target has left the grid attends to the nearest pixel, which is replicate
-    padding; with a sink it attends to nothing, which is zero padding; a periodic head never leaves.
-    Theorem: `borders_are_limits_of_attention`.
-    """
-
-    name: str = "natural"
-
-    def has_sink(self, border: PaddingMode, geometry: Geometry) -> bool:
-        """Where zeros are wanted and a target can miss the pixels."""
-        return border.name == "zeros" and geometry.can_miss
-
-    def keys(self, view: View) -> Lattice:
-        """The pixels."""
-        return view.pixels
-
-    def values(self, view: View, border: PaddingMode) -> Tensor:
-        """The image."""
-        return view.image
-
-
-def natural_encoding(encoding: Encoding, mode: str) -> Encoding | None:
-    """The encoding that makes a border natural, or None.
-
-    Zeros need a sink alone, so that an encoding will do unless it says otherwise; the other borders
-    are the encoding's own.
-    """
-    borders: Mapping[str, Encoding | None] = getattr(encoding, "natural_borders", {})
-    return borders.get(mode, encoding if mode == "zeros" else None)
-
-
-BOUNDARIES: Mapping[str, Boundary] = {b.name: b for b in (Natural(), Padded())}
+    @property
+    def at_targets(self) -> Tensor:
+        """What stands at the targets, the limit of what heads see: (N, D_in, *targets.shape)."""
+        return padded(self.image, self.pixels, self.targets, self.border)

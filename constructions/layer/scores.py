@@ -1,18 +1,149 @@
-"""Scores of positions: what an encoding's features and queries say of every query and key."""
+"""Scores: what features and queries say of every query and key, term by term.
+
+    A^h_{q,k} =   X_q W_qry W_key^T X_k^T  +  X_q W_qry Ŵ_key^T r_δ
+                + u^T W_key^T X_k^T        +  v^T Ŵ_key^T r_δ          δ = k - q
+
+(arXiv 1911.03584, eq. 8.) A choice of queries, by their numbers, costs what it asks for.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from constructions.encodings import Encoding
+from constructions.formats import accumulator, position_format
 from constructions.geometry.lattice import Lattice, displacements, spread
+from constructions.geometry.padding_modes import Zeros, padded
+from constructions.geometry.view import View
+from constructions.heads import Heads
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Some queries and some heads, by their numbers; None for all.
+
+    Args:
+        queries: (Q',) int64, row-major numbers.
+        heads: (H',) int64.
+    """
+
+    queries: Tensor | None = None
+    heads: Tensor | None = None
+
+    def of_heads(self, by_head: Tensor) -> Tensor:
+        """What belongs to the chosen heads, of (H, ...)."""
+        return by_head if self.heads is None else by_head[self.heads]
+
+    def of_queries(self, by_query: Tensor) -> Tensor:
+        """What belongs to the chosen queries, of (..., Q, C)."""
+        return by_query if self.queries is None else by_query.index_select(-2, self.queries)
+
+    def rows(self, all_queries: int, all_heads: int) -> int:
+        """How many rows of attention are chosen, of so many queries and heads."""
+        queries = all_queries if self.queries is None else len(self.queries)
+        return queries * (all_heads if self.heads is None else len(self.heads))
+
+
+ALL = Choice()
+
+
+def position_scores(
+    heads: Heads,
+    view: View,
+    *,
+    gap: float,
+    scale: Tensor | float,
+    sink_height: float | None,
+    shift_invariant: bool,
+    choice: Choice = ALL,
+) -> Tensor:
+    """v^T Ŵ_key^T r_δ, centred: a head's score at its own shift is 0.
+
+    Positions are formed in float64, and multiplied by the scale last.
+
+    Args:
+        heads: of the layer.
+        view: of the input.
+        gap: of the encoding on these keys, in units of its scores.
+        scale: what multiplies the scores of the encoding.
+        sink_height: how far the sink, one more key, stands below a target, in gaps; None for none.
+        shift_invariant: whether the normaliser is: then each row's highest score is made 0.
+        choice: of queries and heads.
+
+    Returns:
+        (H, queries, keys and the sink), in the accumulator format of the image.
+    """
+    position = position_format(heads.value.device)
+    by_head = rows_below_targets(
+        heads.encoding,
+        view.keys,
+        view.queries,
+        heads.shifts.to(position),
+        heads.positional_key.to(position),
+        choice,
+    )
+    scores = []
+    for rows in by_head:
+        if sink_height is not None:
+            rows = F.pad(rows, (0, 1), value=-sink_height * gap)
+        if shift_invariant:
+            # Far from the image all scores of a row are large: what is left is rounded less.
+            rows = rows - rows.detach().amax(dim=-1, keepdim=True)
+        # The scale comes last: what it multiplies is an exact integer (quadratic encoding).
+        rows = rows * scale
+        scores.append(rows.to(accumulator(view.image.dtype)))
+    return torch.stack(scores)
+
+
+@dataclass(frozen=True)
+class ContentTerms:
+    """The parameters of the three terms that depend on the input.
+
+    Args:
+        query: W_qry, (H, D_in, D_k).
+        key: W_key, (H, D_in, D_k).
+        bias: u, (H, D_k).
+    """
+
+    query: Tensor
+    key: Tensor
+    bias: Tensor
+
+    def scores(self, heads: Heads, view: View, dtype: torch.dtype, choice: Choice = ALL) -> Tensor:
+        """The three terms, added: (N, H, queries, keys), in the given format."""
+        keys, chosen = view.keys, choice.of_heads
+        # A query beyond the image has no content.
+        at_queries = _tokens(padded(view.image, view.pixels, view.queries, Zeros()).to(dtype))
+        at_keys = _tokens(view.values.to(dtype))
+        query = choice.of_queries(at_queries) @ chosen(self.query).to(dtype)  # (N, H, Q, D_k)
+        key = at_keys @ chosen(self.key).to(dtype)  # (N, H, K, D_k)
+        content_content = query @ key.transpose(-1, -2)
+        content_bias = key @ chosen(self.bias).to(dtype).unsqueeze(-1)  # (N, H, K, 1)
+        absolute = heads.encoding.absolute
+        places = keys if absolute else displacements(keys, view.queries)
+        shifts = heads.shifts.detach().to(position_format(heads.value.device))
+        points = places.positions(heads.value.device).to(shifts.dtype)
+        features, _ = heads.encoding.encode(points, shifts, keys)
+        of_positions = chosen(heads.positional_key).to(dtype)
+        position_keys = features.to(dtype) @ of_positions  # (H, K or M, D_k)
+        content_position = query @ position_keys.transpose(-1, -2)  # (N, H, Q, K or M)
+        if not absolute:
+            content_position = own_row(content_position, keys, view.queries, choice.queries)
+        return content_content + content_position + content_bias.transpose(-1, -2)
 
 
 def rows_below_targets(
-    encoding: Encoding, keys: Lattice, queries: Lattice, shifts: Tensor, positional_key: Tensor
+    encoding: Encoding,
+    keys: Lattice,
+    queries: Lattice,
+    shifts: Tensor,
+    positional_key: Tensor,
+    choice: Choice = ALL,
 ) -> Iterator[Tensor]:
     """For each head v^T Ŵ_key^T r less that at its shift, in units of the gap.
 
@@ -22,19 +153,21 @@ def rows_below_targets(
         queries: where the queries stand.
         shifts: Δ, (H, d), in the format that positions are computed in.
         positional_key: Ŵ_key, (H, D_p, D_p), in the same.
+        choice: of queries and heads.
 
     Yields:
         (queries, keys), row-major.
     """
-    if getattr(encoding, "absolute", False):
+    if encoding.absolute:
         at_keys = keys.positions(shifts.device).to(shifts.dtype)
-        at_queries = queries.positions(shifts.device).to(shifts.dtype)
-        for shift, key in zip(shifts, positional_key, strict=True):
+        at_queries = choice.of_queries(queries.positions(shifts.device).to(shifts.dtype))
+        pairs = zip(choice.of_heads(shifts), choice.of_heads(positional_key), strict=True)
+        for shift, key in pairs:
             yield below_peaks(encoding, at_keys, at_queries + shift, keys, key)
         return
     box = displacements(keys, queries).positions(shifts.device).to(shifts.dtype)
-    for table in below_peaks(encoding, box, shifts, keys, positional_key):
-        yield spread(table, keys, queries)
+    for table in choice.of_heads(below_peaks(encoding, box, shifts, keys, positional_key)):
+        yield spread(table, keys, queries, choice.queries)
 
 
 def below_peaks(
@@ -67,10 +200,12 @@ def below_peaks(
     return torch.where(at_peak, below - below.detach(), below)
 
 
-def own_row(by_displacement: Tensor, keys: Lattice, queries: Lattice) -> Tensor:
+def own_row(
+    by_displacement: Tensor, keys: Lattice, queries: Lattice, chosen: Tensor | None = None
+) -> Tensor:
     """From (..., Q, M) to (..., Q, K): for each query, the entries at its own displacements."""
     index = torch.arange(by_displacement.shape[-1], device=by_displacement.device)
-    pairs = spread(index, keys, queries)  # (Q, K)
+    pairs = spread(index, keys, queries, chosen)  # (Q, K)
     return by_displacement.gather(-1, pairs.expand(*by_displacement.shape[:-1], -1))
 
 
@@ -80,3 +215,8 @@ def _meet(points: Tensor, others: Tensor) -> Tensor:
     for coordinates, other in zip(points.T[1:], others.T[1:], strict=True):
         same = same & (coordinates == other.unsqueeze(-1))
     return same
+
+
+def _tokens(image: Tensor) -> Tensor:
+    """(N, C, *spatial) as (N, 1, tokens, C), the same for every head."""
+    return image.flatten(2).transpose(1, 2).unsqueeze(1)

@@ -1,0 +1,143 @@
+"""What the heads of a layer share: one kernel, which a convolution can take as it is stored.
+
+A layer keeps W_val and W_out as a convolution keeps its kernel, (G, D_out / G, D_in / G, heads):
+transposed, and with the heads, its taps, last. Here they are read by head. Theorem:
+`attention_is_soft_padding_then_convolution`.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from constructions.formats import position_format
+from constructions.geometry.geometry import Geometry, offsets_in_order
+from constructions.geometry.lattice import Lattice
+from constructions.heads import Heads
+from constructions.tracing import has_values
+
+
+def by_head(stored: Tensor) -> Tensor:
+    """The matrices (H, G, n, m) of a factor (G, m, n, H): a view."""
+    return stored.permute(3, 0, 2, 1)
+
+
+def as_stored(matrices: Tensor) -> Tensor:
+    """The factor (G, m, n, H) of matrices (H, G, n, m): a view."""
+    return matrices.permute(1, 3, 2, 0)
+
+
+def products(heads: Heads, dtype: torch.dtype) -> Tensor:
+    """W_val^h W_out^h in the given dtype: (H, G, D_in / G, D_out / G).
+
+    Exact when either factor is the identity, as the construction has it; and then no product is
+    formed, unless its gradient is wanted: it is a view of the other factor.
+    """
+    value, output = heads.value, heads.output
+    trained = torch.is_grad_enabled() and (value.requires_grad or output.requires_grad)
+    if not trained and has_values(value):
+        if _is_identity(as_stored(value)):
+            return output.to(dtype)
+        if _is_identity(as_stored(output)):
+            return value.to(dtype)
+    return value.to(dtype) @ output.to(dtype)
+
+
+def applied(heads: Heads, keys: Lattice, dtype: torch.dtype) -> Tensor:
+    """What each head does with what it sees on given keys: `products`, times its gain."""
+    matrices = products(heads, dtype)
+    gains = heads.gains(keys)
+    if gains is None:
+        return matrices
+    exact = position_format(heads.value.device)
+    gains = gains.to(matrices.device, exact).reshape(-1, 1, 1, 1)
+    return (matrices.to(exact) * gains).to(dtype)
+
+
+def are_shared(heads: Heads, geometry: Geometry) -> bool:
+    """Whether heads differ in shift and matrices alone, their shifts on the kernel's grid."""
+    key, shift = heads.positional_key, heads.shifts
+    trained = key.requires_grad or shift.requires_grad
+    return (
+        not trained
+        and _are_identities(key)
+        and (_are_in_order(shift, geometry) or _are_on_grid(shift, geometry))
+    )
+
+
+def kernel(heads: Heads, geometry: Geometry, dtype: torch.dtype) -> Tensor:
+    """The kernel that heads of a shared structure make, as torch's convolution takes it.
+
+    (D_out, D_in / G, *kernel size). Heads of one shift add up, and a tap that no head attends to
+    has none. Where one factor is the identity and the heads are in the order of the taps, as the
+    construction has it, this is a view of the other factor, unless its gradient is wanted.
+    """
+    matrices = as_stored(products(heads, dtype))
+    size = geometry.kernel_size
+    if not has_values(heads.shifts) or not _are_in_order(heads.shifts, geometry):
+        strides = [math.prod(size[axis + 1 :]) for axis in range(len(size))]
+        taps = _taps(heads.shifts, geometry)
+        tap = (taps * heads.shifts.new_tensor(strides)).sum(dim=-1).long()
+        none = matrices.new_zeros(*matrices.shape[:3], geometry.taps)
+        matrices = none.index_add(3, tap, matrices)
+    groups, outputs, inputs, _ = matrices.shape
+    return matrices.reshape(groups * outputs, inputs, *size)
+
+
+def _are_in_order(shifts: Tensor, geometry: Geometry) -> bool:
+    """Whether head h attends to tap h, as the construction has it."""
+    return bool(shifts.tolist() == offsets_in_order(geometry))
+
+
+def _are_on_grid(shifts: Tensor, geometry: Geometry) -> bool:
+    """Whether every head attends to one of the taps."""
+    taps, size = _taps(shifts, geometry), shifts.new_tensor(geometry.kernel_size)
+    return bool(((taps == taps.round()) & (taps >= 0) & (taps < size)).all())
+
+
+def _taps(shifts: Tensor, geometry: Geometry) -> Tensor:
+    """Each head's shift as a multi-index of the kernel, (H, d)."""
+    before, dilation = (shifts.new_tensor(n) for n in (geometry.before, geometry.dilation))
+    return (shifts + before) / dilation
+
+
+def _are_identities(matrices: Tensor) -> bool:
+    """Whether all of (H, n, n) are the identity; small ones are compared as plain numbers."""
+    n = matrices.shape[-1]
+    if matrices.numel() > 4096:
+        return torch.equal(matrices, torch.eye(n).to(matrices).expand_as(matrices))
+    return bool(matrices.tolist() == _identities(n, len(matrices)))
+
+
+@lru_cache(maxsize=64)
+def _identities(n: int, count: int) -> list[list[list[float]]]:
+    """Identities as plain numbers, not to be changed."""
+    return [[[float(i == j) for j in range(n)] for i in range(n)]] * count
+
+
+def _is_identity(stored: Tensor) -> bool:
+    """Whether the matrices of a factor (G, m, n, H) are the identity; reads one that is, once.
+
+    First its diagonal, where a kernel hardly has ones alone. Without its last entry, an n x n
+    matrix is n - 1 rows of n + 1 entries, of which the first is on the diagonal. The others are
+    zeros if the largest of their bytes is, which vector units find at the speed of memory.
+    """
+    groups, m, n, _ = stored.shape
+    if n != m or not stored.numel():
+        return n == m
+    least, most = stored.diagonal(dim1=1, dim2=2).aminmax()
+    if not least.item() == 1 == most.item():
+        return False
+    if n == 1:
+        return True
+    entries = stored.contiguous().view(torch.uint8)
+    size = entries.shape[3]
+    beside = entries.as_strided(
+        (groups, n - 1, n * size),
+        (n * n * size, (n + 1) * size, 1),
+        entries.storage_offset() + size,
+    )
+    return not beside.amax().item()
