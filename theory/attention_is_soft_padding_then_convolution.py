@@ -17,7 +17,7 @@ from math import comb, prod
 import sympy as sp
 from flint import arb
 
-from theory.saturated_softmax_is_one_hot import ACCUMULATOR, EXP_ULPS, FORMATS, Format
+from theory.saturated_softmax_is_one_hot import ACCUMULATOR, EXP_ROUNDOFFS, FORMATS, Format
 from theory.tools.proof import Proof, Step, Theorem, equal, identical, nonnegative
 from theory.tools.theta import ball, precision
 
@@ -803,7 +803,7 @@ def _lowest(exact: Format) -> arb:
 def _exponential(name: str, score_error: arb | None = None) -> arb:
     """τ of T7, with the encoding's own error."""
     exact, u, *_ = _format(name)
-    own = (EXP_ULPS + 2 * _lowest(exact)) * u * ball(1 + Fraction(1, 2**12))
+    own = (EXP_ROUNDOFFS + 2 * _lowest(exact)) * u * ball(1 + Fraction(1, 2**12))
     return own if score_error is None else compounded([own, score_error.expm1()])
 
 
@@ -812,8 +812,8 @@ def _exponent_error(keys: Sequence[int]) -> arb:
     d, lowest = len(keys), _lowest(FORMATS["float64"])
     logs = [ball(n).log() for n in keys]
     reach = 2 * (lowest + sum(logs, arb(0)))  # J
-    on_axes = sum((EXP_ULPS + 2 * log + 4 * log for log in logs), arb(0))
-    roundoffs = (d + 1) * reach + d * sum(logs, arb(0)) + lowest + on_axes + EXP_ULPS + 2
+    on_axes = sum((EXP_ROUNDOFFS + 2 * log + 4 * log for log in logs), arb(0))
+    roundoffs = (d + 1) * reach + d * sum(logs, arb(0)) + lowest + on_axes + EXP_ROUNDOFFS + 2
     return roundoffs * ball(FORMATS["float64"].unit_roundoff) * ball(1 + Fraction(1, 2**12))
 
 

@@ -16,7 +16,7 @@ import sympy as sp
 from flint import arb
 
 from theory.quadratic_scores_select_one_shift import ball, precision
-from theory.saturated_softmax_is_one_hot import ACCUMULATOR, EXP_ULPS, FORMATS, Format, rounded
+from theory.saturated_softmax_is_one_hot import ACCUMULATOR, EXP_ROUNDOFFS, FORMATS, Format, rounded
 from theory.tools import fused_kernels, matrix_units
 from theory.tools.proof import Proof, Step, Theorem, identical, nonnegative
 
@@ -272,20 +272,20 @@ def _exponentials(proof: Proof) -> None:
         of = FORMATS[name]
         u, tiny = ball(of.unit_roundoff), ball(of.smallest_normal)
         lowest = 1 - tiny.log()  # S
-        relative = (EXP_ULPS + 2 * lowest) * u * ball(1 + Fraction(1, 2**12))  # τ
+        relative = (EXP_ROUNDOFFS + 2 * lowest) * u * ball(1 + Fraction(1, 2**12))  # τ
         proof.check(
             f"{name}: (1 + κu) e^(2uS) <= 1 + τ",
-            bool((1 + EXP_ULPS * u) * (2 * u * lowest).exp() < 1 + relative),
+            bool((1 + EXP_ROUNDOFFS * u) * (2 * u * lowest).exp() < 1 + relative),
             equation=5,
         )
         proof.check(
             f"{name}: 1 - (1 - κu) e^(-2uS) <= τ",
-            bool(1 - (1 - EXP_ULPS * u) * (-2 * u * lowest).exp() < relative),
+            bool(1 - (1 - EXP_ROUNDOFFS * u) * (-2 * u * lowest).exp() < relative),
             equation=5,
         )
         proof.check(
             f"{name}: at scores below -S, exact and computed exponential are below 2ν",
-            bool((1 + EXP_ULPS * u) * (-lowest * (1 - 2 * u)).exp() + tiny < 2 * tiny)
+            bool((1 + EXP_ROUNDOFFS * u) * (-lowest * (1 - 2 * u)).exp() + tiny < 2 * tiny)
             and bool((-lowest).exp() < 2 * tiny),
             equation=5,
         )

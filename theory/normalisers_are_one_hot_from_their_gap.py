@@ -11,7 +11,7 @@ from flint import arb
 
 from theory.saturated_softmax_is_one_hot import (
     ACCUMULATOR,
-    EXP_ULPS,
+    EXP_ROUNDOFFS,
     FORMATS,
     Format,
     rounded,
@@ -391,7 +391,7 @@ def _rounded_sigmoid(proof: Proof) -> None:
         )
         proof.check(
             f"{name}: and so it is computed by way of an exponential of relative error κu",
-            rounded(1 + (1 + EXP_ULPS * u) * u / 2, of) == 1,
+            rounded(1 + (1 + EXP_ROUNDOFFS * u) * u / 2, of) == 1,
             equation=22,
         )
         proof.check(

@@ -1,7 +1,7 @@
 """T2 (Lemma 2). Quadratic scores select one shift.
 
-The symbolic part is exact algebra; the numbers are the balls of `theory.ϑ`, which provably
-contain the value, so that a floating-point formula can be held against them.
+The symbolic part is exact algebra; the numbers are the balls of `theory.tools.theta`, which
+provably contain the value, so that a floating-point formula can be held against them.
 """
 
 from fractions import Fraction

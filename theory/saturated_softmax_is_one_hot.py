@@ -21,7 +21,7 @@ from theory.tools.proof import Proof, Step, Theorem, identical
 
 __all__ = [
     "ACCUMULATOR",
-    "EXP_ULPS",
+    "EXP_ROUNDOFFS",
     "FORMATS",
     "THEOREM",
     "Format",
@@ -36,7 +36,7 @@ __all__ = [
 BITS = 256
 """Working precision of the balls, in bits."""
 
-EXP_ULPS = 40
+EXP_ROUNDOFFS = 40
 """The relative error that the computed exponential may have, in unit roundoffs (the page's kappa).
 
 20 units in the last place, each of at most two unit roundoffs: what torch's fastest vectorised
@@ -180,7 +180,7 @@ def flush_threshold(of: Format) -> arb:
 def certified_gap(of: Format) -> arb:
     """Encloses Θ' = (Θ + κu)/(1 - 2u), u the accumulator's: a gap that one-hot weights need."""
     u = ball(ACCUMULATOR[of.name].unit_roundoff)
-    return (threshold(of) + EXP_ULPS * u) / (1 - 2 * u)
+    return (threshold(of) + EXP_ROUNDOFFS * u) / (1 - 2 * u)
 
 
 def peak_threshold(of: Format, neighbours: int) -> arb:
@@ -257,7 +257,7 @@ def _tails(proof: Proof) -> None:
         proof.check(
             f"{to.name}: at the certified gap (1 + κu)e^x is below η/2; the gap is below "
             f"{enough[to.name]} and within 1/3,000,000 of Θ",
-            (1 + EXP_ULPS * roundoff) * (-(1 - 2 * roundoff) * certified_gap(to)).exp()
+            (1 + EXP_ROUNDOFFS * roundoff) * (-(1 - 2 * roundoff) * certified_gap(to)).exp()
             < ball(to.smallest_subnormal / 2)
             and certified_gap(to) / threshold(to) - 1 < ball(Fraction(1, 3_000_000))
             and certified_gap(to) < ball(Fraction(enough[to.name])),
@@ -430,7 +430,8 @@ def _peak_alone(proof: Proof) -> None:
 def _the_remark(proof: Proof) -> None:
     to = FORMATS["float32"]
     nearest = (-arb(46)).exp()
-    low, high = 1 - EXP_ULPS * ball(to.unit_roundoff), 1 + EXP_ULPS * ball(to.unit_roundoff)
+    kappa_u = EXP_ROUNDOFFS * ball(to.unit_roundoff)
+    low, high = 1 - kappa_u, 1 + kappa_u
     proof.check(
         "e^-46 = 1.053e-20, to four digits",
         abs(nearest / ball(Fraction(1053, 10**23)) - 1) < ball(Fraction(1, 2000)),

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from constructions.encodings.absolute import Absolute
 from constructions.encodings.base import (
     Encoding,
+    EncodingLike,
     Mixing,
     farthest,
     is_mixing,
@@ -12,6 +13,7 @@ from constructions.encodings.base import (
     relative_score_error,
 )
 from constructions.encodings.circle import Circle
+from constructions.encodings.completed import check_encoding, complete_encoding
 from constructions.encodings.flattened import Flattened
 from constructions.encodings.gaussian import Gaussian
 from constructions.encodings.impossible import IMPOSSIBLE, Alibi
@@ -30,6 +32,7 @@ __all__ = [
     "BiasTable",
     "Circle",
     "Encoding",
+    "EncodingLike",
     "Flattened",
     "Gaussian",
     "Mixing",
@@ -40,6 +43,8 @@ __all__ = [
     "Scalar",
     "T5Buckets",
     "Window",
+    "check_encoding",
+    "complete_encoding",
     "farthest",
     "is_mixing",
     "on_axes",

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
 from torch import Tensor
 
 from constructions.encodings.base import Encoding
+from constructions.encodings.completed import complete_encoding
 from constructions.geometry.lattice import Lattice
 
 
 @dataclass(frozen=True)
-class Absolute:
+class Absolute(Encoding):
     """An encoding seen from the first pixel: the same scores, of absolute positions.
 
     `r_k` stands for `r_δ`, and the query names its target, v(q + Δ) for v(Δ): one dot product of a
@@ -22,38 +23,41 @@ class Absolute:
     `absolute_scores_select_the_same_shift`.
 
     Args:
-        relative: the encoding, of such scores.
+        relative: the encoding, of such scores; an object of its two methods is completed.
+
+    Raises:
+        TypeError: relative is not an encoding.
     """
 
     relative: Encoding
 
-    theorem = "absolute_scores_select_the_same_shift"
-    absolute = True
+    theorem: ClassVar[str] = "absolute_scores_select_the_same_shift"
+    absolute: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "relative", complete_encoding(self.relative, "relative"))
 
     @property
     def crowded(self) -> bool:
         """As in the relative encoding: the scores are the same."""
-        return bool(getattr(self.relative, "crowded", True))
+        return self.relative.crowded
 
     @property
     def bounded_reach(self) -> bool:
         """As in the relative encoding."""
-        return bool(getattr(self.relative, "bounded_reach", False))
+        return self.relative.bounded_reach
 
     @property
     def natural_borders(self) -> Mapping[str, Encoding | None]:
         """Those of the relative encoding; a circle is made of relative positions alone."""
-        borders: Mapping[str, Any] = getattr(self.relative, "natural_borders", {})
         return {
             mode: self if encoding == self.relative else encoding
-            for mode, encoding in borders.items()
+            for mode, encoding in self.relative.natural_borders.items()
         }
 
     def on_axis(self, axis: int) -> Encoding | None:
         """That of the relative encoding."""
-        on_axis = getattr(self.relative, "on_axis", None)
-        part: Encoding | None = None if on_axis is None else on_axis(axis)
-        return part
+        return self.relative.on_axis(axis)
 
     def encode(self, displacements: Tensor, shifts: Tensor, grid: Lattice) -> tuple[Tensor, Tensor]:
         """Features of positions and queries of targets; see `Encoding.encode`."""
@@ -65,5 +69,4 @@ class Absolute:
 
     def score_error(self, shifts: Tensor, grid: Lattice) -> float:
         """That of the relative encoding, which has to cover positions too."""
-        error = getattr(self.relative, "score_error", None)
-        return 0.0 if error is None else float(error(shifts, grid))
+        return self.relative.score_error(shifts, grid)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Protocol, TypeGuard, runtime_checkable
 
 import torch
@@ -11,34 +13,27 @@ from constructions.geometry.lattice import Lattice
 
 
 @runtime_checkable
-class Encoding(Protocol):
+class EncodingLike(Protocol):
+    """An object of the two methods of an encoding; `complete_encoding` makes one of it."""
+
+    def encode(self, displacements: Tensor, shifts: Tensor, grid: Lattice) -> tuple[Tensor, Tensor]:
+        """As `Encoding.encode`."""
+
+    def gap(self, shifts: Tensor, grid: Lattice) -> float:
+        """As `Encoding.gap`."""
+
+
+class Encoding(ABC):
     """A relative positional encoding that lets a head select a shift.
 
     The score of head h at displacement δ is `sharpness / gap * <queries[h], features(δ)>`, up to a
     constant for each head.
 
-    An encoding may also state
-
-    * `theorem`: the slug of the theorem that proves its gap. Without one a layer is computed
-      densely even where its weights are one-hot;
-    * `on_axis(axis)`: the one-dimensional encodings of whose scores its own is the sum, or None;
-    * `natural_borders`: for a `padding_mode`, the encoding whose heads continue the image so by
-      themselves, or None (default: itself for zeros, which a sink makes, and none else);
-    * `score_error(shifts, grid)`: how much a computed `<queries[h], features>` may err (default:
-      0, for exact integers);
-    * `bounded_reach`: whether its gap holds within the distances of `farthest` alone (default:
-      False);
-    * `everywhere`: whether it selects any shifts on any grid, so that `gap` never raises (default:
-      False);
-    * `crowded`: whether many keys can score about as much as the runner-up (default: True);
-    * `integer_differences`: whether scores of integer points are made of integers, and functions of
-      δ - Δ alone, plus a constant of the head, so that positions and targets can stand for
-      displacements and shifts (default: False);
-    * `absolute`: whether keys are encoded by where they stand, and not by where they stand from the
-      query (default: False). Then `encode` takes positions of keys for the displacements, and
-      targets for the shifts.
+    A subclass has `encode` and `gap`, and states what else is true of it, each as a class attribute
+    or as a property. What it does not state is not taken for granted.
     """
 
+    @abstractmethod
     def encode(self, displacements: Tensor, shifts: Tensor, grid: Lattice) -> tuple[Tensor, Tensor]:
         """Features of displacements and names of shifts.
 
@@ -48,58 +43,136 @@ class Encoding(Protocol):
             grid: the lattice that the keys stand on.
 
         Returns:
-            features (M, D_p), the r_δ of the paper, and queries (H, D_p), its v.
+            features (M, D_p), the r_δ of the paper, and queries (H, D_p), its v, of the dtype of
+            the displacements.
         """
 
+    @abstractmethod
     def gap(self, shifts: Tensor, grid: Lattice) -> float:
         """The least difference in `<queries[h], features>` between a head's shift and any other.
 
-        A lower bound will do; the scores are divided by it. Other displacements are those from any
-        target to any key (see `farthest`).
+        A lower bound will do; the scores are divided by it. Positive and finite. Other
+        displacements are those from any target to any key (see `farthest`).
 
         Raises:
             ValueError: the encoding cannot select these shifts.
         """
 
+    @property
+    def theorem(self) -> str | None:
+        """The slug of the theorem that proves the gap.
 
-@runtime_checkable
-class Mixing(Encoding, Protocol):
+        Without one a layer is computed densely even where its weights are one-hot.
+        """
+        return None
+
+    @property
+    def crowded(self) -> bool:
+        """Whether many keys can score about as much as the runner-up."""
+        return True
+
+    @property
+    def absolute(self) -> bool:
+        """Whether keys are encoded by where they stand, and not by where they stand from the query.
+
+        Then `encode` takes positions of keys for the displacements, and targets for the shifts.
+        """
+        return False
+
+    @property
+    def bounded_reach(self) -> bool:
+        """Whether the gap holds within the distances of `farthest` alone."""
+        return False
+
+    @property
+    def everywhere(self) -> bool:
+        """Whether it selects any shifts on any grid, so that `gap` never raises."""
+        return False
+
+    @property
+    def integer_differences(self) -> bool:
+        """Whether scores of integer points are integers, and functions of δ - Δ, plus a constant.
+
+        The constant is the head's own. Positions and targets can then stand for displacements and
+        shifts.
+        """
+        return False
+
+    @property
+    def natural_borders(self) -> Mapping[str, Encoding | None]:
+        """For a `padding_mode`, the encoding whose heads continue the image so by themselves.
+
+        None where there is none. A mode that is missing has none, except for zeros, which a sink
+        makes: there it is the encoding itself.
+        """
+        return {}
+
+    def on_axis(self, axis: int) -> Encoding | None:
+        """The one-dimensional encoding of an axis, where the score is the sum of such; else None.
+
+        Each must score by a function of δ_i - Δ_i, up to a constant of the head.
+        """
+        return None
+
+    def score_error(self, shifts: Tensor, grid: Lattice) -> float:
+        """How much a computed `<queries[h], features>` may err: 0 for exact integers."""
+        return 0.0
+
+    def axes(self, dimension: int) -> tuple[Encoding, ...] | None:
+        """The one-dimensional encodings that the score is the sum of, if it is such a sum."""
+        parts = [self.on_axis(axis) for axis in range(dimension)]
+        known = tuple(part for part in parts if part is not None)
+        return known if len(known) == dimension else None
+
+    def natural(self, padding_mode: str) -> Encoding | None:
+        """The encoding whose heads make a border by themselves, or None; see `natural_borders`.
+
+        Args:
+            padding_mode: torch's name of it.
+        """
+        return self.natural_borders.get(padding_mode, self if padding_mode == "zeros" else None)
+
+    def relative_score_error(self, shifts: Tensor, grid: Lattice) -> float:
+        """What rounding can do to a difference of two scores, over the sharpness."""
+        shifts = shifts.to("cpu", torch.float64)
+        error = float(self.score_error(shifts, grid))
+        # Of exact scores no gap is asked for: it can take long.
+        return 2 * error / self.gap(shifts, grid) if error else 0.0
+
+    @classmethod
+    def __subclasshook__(cls, candidate: type) -> bool:
+        # Until `attention_from_conv` completes what it is given: an object of the two methods is
+        # taken for one. To be deleted, and `Mixing`'s too.
+        if cls is Encoding and hasattr(candidate, "encode") and hasattr(candidate, "gap"):
+            return True
+        return super().__subclasshook__(candidate)
+
+
+class Mixing(Encoding):
     """An encoding whose heads each see a mixture of all taps, and together tell them apart.
 
     Head h sees Σ_k softmax(scores)_k X_k; multiplied by its gain and by Σ_δ coefficients[h, δ] W_δ
     and summed over heads this is the convolution.
     """
 
+    @abstractmethod
     def heads(self, offsets: Tensor) -> Tensor:
         """Names of the heads, (H, d), for the offsets of the taps (N, d)."""
 
+    @abstractmethod
     def coefficients(self, offsets: Tensor) -> Tensor:
         """What each head contributes to each tap, (H, N), float64."""
 
+    @abstractmethod
     def gains(self, shifts: Tensor, keys: Lattice) -> Tensor:
         """The sum of the exponentials of each head's centred scores, (H,), float64."""
 
-
-def is_mixing(encoding: Encoding) -> TypeGuard[Mixing]:
-    """Whether an encoding's heads mix: what isinstance says, in a tenth of its time."""
-    return all(hasattr(encoding, name) for name in ("heads", "coefficients", "gains"))
-
-
-def on_axes(encoding: Encoding, dimension: int) -> tuple[Encoding, ...] | None:
-    """The one-dimensional encodings that an encoding's score is the sum of, if it is such a sum."""
-    on_axis = getattr(encoding, "on_axis", None)
-    parts = [None if on_axis is None else on_axis(axis) for axis in range(dimension)]
-    known = tuple(part for part in parts if part is not None)
-    return known if len(known) == dimension else None
-
-
-def relative_score_error(encoding: Encoding, shifts: Tensor, grid: Lattice) -> float:
-    """What the rounding of an encoding can do to a difference of two scores, over the sharpness."""
-    error = getattr(encoding, "score_error", None)
-    if error is None:
-        return 0.0
-    shifts = shifts.to("cpu", torch.float64)
-    return 2 * float(error(shifts, grid)) / encoding.gap(shifts, grid)
+    @classmethod
+    def __subclasshook__(cls, candidate: type) -> bool:
+        names = ("encode", "gap", "heads", "coefficients", "gains")
+        if cls is Mixing and all(hasattr(candidate, name) for name in names):
+            return True
+        return super().__subclasshook__(candidate)
 
 
 def farthest(shifts: Tensor, grid: Lattice) -> tuple[int, ...]:
@@ -112,3 +185,25 @@ def farthest(shifts: Tensor, grid: Lattice) -> tuple[int, ...]:
     beyond = shifts.abs().amax(dim=0) + shifts.amax(dim=0) - shifts.amin(dim=0)
     extents = zip(grid.shape, grid.spacing, beyond.tolist(), strict=True)
     return tuple((n - 1) * s + s - 1 + int(b) for n, s, b in extents)
+
+
+# For callers that hold an object that is not completed yet. To be deleted with the last of them.
+
+
+def is_mixing(encoding: Encoding) -> TypeGuard[Mixing]:
+    """Whether an encoding's heads mix: what isinstance says, in a tenth of its time."""
+    return all(hasattr(encoding, name) for name in ("heads", "coefficients", "gains"))
+
+
+def on_axes(encoding: Encoding, dimension: int) -> tuple[Encoding, ...] | None:
+    """`Encoding.axes`, of an object that may lack it."""
+    on_axis = getattr(encoding, "on_axis", None)
+    parts = [None if on_axis is None else on_axis(axis) for axis in range(dimension)]
+    known = tuple(part for part in parts if part is not None)
+    return known if len(known) == dimension else None
+
+
+def relative_score_error(encoding: Encoding, shifts: Tensor, grid: Lattice) -> float:
+    """`Encoding.relative_score_error`, of an object that may lack it."""
+    stated = hasattr(encoding, "score_error")
+    return Encoding.relative_score_error(encoding, shifts, grid) if stated else 0.0

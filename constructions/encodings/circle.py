@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from constructions.encodings.base import Encoding
 from constructions.geometry.lattice import Lattice
+from constructions.tracing import has_values
 
 UNIT = 2**25
 """Vertices have coordinates n / 2^25, so that products and sums of two are exact in float64."""
@@ -18,7 +21,7 @@ MOST = 2**13
 
 
 @dataclass(frozen=True)
-class Circle:
+class Circle(Encoding):
     """The kernel's offsets on a circle, all others at its centre: the gap knows no grid.
 
     `r_δ = (cos 2πj/N, sin 2πj/N)` for the j-th of the N different shifts, in their lexicographic
@@ -28,8 +31,7 @@ class Circle:
     gap. Theorem: `two_dimensions_select_every_shift`.
     """
 
-    theorem = "two_dimensions_select_every_shift"
-    crowded = True
+    theorem: ClassVar[str] = "two_dimensions_select_every_shift"
 
     def encode(self, displacements: Tensor, shifts: Tensor, grid: Lattice) -> tuple[Tensor, Tensor]:
         """Features (M, 2) and queries (H, 2); see `Encoding.encode`."""
@@ -56,7 +58,7 @@ class Circle:
 def _distinct(shifts: Tensor) -> Tensor:
     """The different shifts, in lexicographic order."""
     shifts = shifts.detach()
-    if torch.compiler.is_compiling() or shifts.is_meta:
+    if not has_values(shifts):
         return shifts  # values cannot be looked at; those of a construction differ and are in order
     distinct: Tensor = torch.unique(shifts.cpu(), dim=0)
     return distinct.to(shifts.device)

@@ -5,20 +5,22 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from constructions.encodings.base import farthest
+from constructions.encodings.base import Encoding, farthest
 from constructions.formats import unit_roundoff
 from constructions.geometry.lattice import Lattice
+from constructions.tracing import has_values
 
 LARGEST = 2**53
 """Up to here every integer is a float64."""
 
 
 @dataclass(frozen=True)
-class Flattened:
+class Flattened(Encoding):
     """Displacements flattened to integers: two dimensions select every shift.
 
     `z(δ) = Σ δ_i w_i` with `w_i = Π_{j > i} radix_j`, as the index into an array of shape `radix`;
@@ -38,8 +40,8 @@ class Flattened:
 
     radix: tuple[int, ...] | None = None
 
-    theorem = "two_dimensions_select_every_shift"
-    crowded = False
+    theorem: ClassVar[str] = "two_dimensions_select_every_shift"
+    crowded: ClassVar[bool] = False
 
     @property
     def bounded_reach(self) -> bool:
@@ -67,7 +69,7 @@ class Flattened:
         # Every displacement is met with every shift: the largest |δ_i - Δ_i| over all pairs.
         reach = torch.maximum(known.amax(0) - names.amin(0), names.amax(0) - known.amin(0))
         reach = torch.maximum(reach, between_keys).ceil()
-        can_look = _has_values(reach)
+        can_look = has_values(reach)
         if self.radix is None:
             radix = reach + 1
         else:
@@ -88,7 +90,7 @@ class Flattened:
         Raises:
             ValueError: the radix is too small for some queries that these keys and shifts allow.
         """
-        if self.radix is not None and _has_values(shifts):
+        if self.radix is not None and has_values(shifts):
             self._check_radix(farthest(shifts, grid), grid)
         return 1.0
 
@@ -109,11 +111,6 @@ class Flattened:
                     f"radix is {self.radix}, and rows wrap: distances reach {tuple(reach)} on "
                     f"{grid}; accepted: at least {least}, or None"
                 )
-
-
-def _has_values(tensor: Tensor) -> bool:
-    """Whether values can be looked at: not in traced code, nor on the meta device."""
-    return not (torch.compiler.is_compiling() or tensor.is_meta)
 
 
 def _extent(grid: Lattice) -> list[int]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from itertools import permutations, product
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from torch import Tensor
 from constructions.encodings.base import Encoding, farthest
 from constructions.formats import unit_roundoff
 from constructions.geometry.lattice import Lattice
+from constructions.tracing import has_values
 
 Matrix = tuple[tuple[float, ...], ...]
 
@@ -26,7 +28,7 @@ LARGEST = 2.0**500
 
 
 @dataclass(frozen=True)
-class Gaussian:
+class Gaussian(Encoding):
     """A precision matrix for the distance: a head attends to the target, as a Gaussian around it.
 
     `r_δ = (δ_i δ_j for i <= j, δ)` and `v = (-Λ_ii, -2 Λ_ij for i < j, 2 Λ Δ)`, so that
@@ -46,8 +48,8 @@ class Gaussian:
 
     precision: Matrix | None = None
 
-    theorem = "gaussian_gap_is_a_shortest_vector"
-    crowded = False
+    theorem: ClassVar[str] = "gaussian_gap_is_a_shortest_vector"
+    crowded: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Check that the precision is one; in exact arithmetic, since floats are rationals."""
@@ -122,7 +124,7 @@ class Gaussian:
         Of displacements and shifts, and of positions and targets alike (`Absolute`).
         """
         dimension = self._checked_dimension(grid.dimension)
-        if self.precision is None or shifts.is_meta:  # where nothing is computed
+        if self.precision is None or not has_values(shifts, traced=True):
             return 0.0
         shifts = shifts.detach().to("cpu", torch.float64)
         is_whole = bool((shifts == shifts.round()).all())

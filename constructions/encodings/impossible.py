@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -23,7 +24,7 @@ IMPOSSIBLE: Mapping[str, str] = {
 
 
 @dataclass(frozen=True)
-class Alibi:
+class Alibi(Encoding):
     """Scores that fall with the distance, as in ALiBi: a head attends to its query's own pixel.
 
     `r_δ = |δ_1| + ... + |δ_d|` and v = -1, D_p = 1. The slope is the sharpness. The gap is 1 for a
@@ -40,8 +41,8 @@ class Alibi:
 
     causal: bool = False
 
-    theorem = TIES
-    crowded = False
+    theorem: ClassVar[str] = TIES
+    crowded: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.causal, bool):
@@ -52,7 +53,7 @@ class Alibi:
         return None if self.causal else self
 
     @property
-    def natural_borders(self) -> Mapping[str, Encoding]:
+    def natural_borders(self) -> Mapping[str, Encoding | None]:
         """The nearest pixel of a query beyond the edge is on the edge; a mask may hide it."""
         return {} if self.causal else {"replicate": self}
 

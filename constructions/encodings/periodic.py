@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from constructions.geometry.lattice import Lattice
 
 
 @dataclass(frozen=True)
-class Periodic:
+class Periodic(Encoding):
     """Every axis bent into a circle: a head attends to (query + its shift) modulo the grid.
 
     `r_δ = (cos θ_i, sin θ_i)` and `v = (cos φ_i, sin φ_i)` over the axes, θ = 2πδ/n and φ = 2πΔ/n,
@@ -24,8 +25,8 @@ class Periodic:
     `borders_are_limits_of_attention`.
     """
 
-    theorem = "borders_are_limits_of_attention"
-    crowded = False
+    theorem: ClassVar[str] = "borders_are_limits_of_attention"
+    crowded: ClassVar[bool] = False
 
     def on_axis(self, axis: int) -> Periodic:
         """Itself: a sum over axes by definition."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from constructions.geometry.lattice import Lattice
 
 
 @dataclass(frozen=True)
-class Quadratic:
+class Quadratic(Encoding):
     """The quadratic encoding: a head attends to the nearest pixel of (query + its shift).
 
     `r_δ = (‖δ‖², δ)` and `v = -(1, -2Δ)`, so that `<v, r_δ> = -‖δ - Δ‖² + ‖Δ‖²`, in any dimension
@@ -22,17 +23,17 @@ class Quadratic:
     integers. Theorem: `quadratic_scores_select_one_shift`.
     """
 
-    theorem = "quadratic_scores_select_one_shift"
-    crowded = False
-    everywhere = True
-    integer_differences = True
+    theorem: ClassVar[str] = "quadratic_scores_select_one_shift"
+    crowded: ClassVar[bool] = False
+    everywhere: ClassVar[bool] = True
+    integer_differences: ClassVar[bool] = True
 
     def on_axis(self, axis: int) -> Quadratic:
         """Itself: a squared distance is the sum of those along the axes."""
         return self
 
     @property
-    def natural_borders(self) -> Mapping[str, Encoding]:
+    def natural_borders(self) -> Mapping[str, Encoding | None]:
         """The nearest pixel of a target beyond the edge is on the edge."""
         return {"replicate": self, "circular": Periodic()}
 

@@ -6,12 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from constructions.encodings.base import farthest
+from constructions.encodings.base import Encoding, farthest
 from constructions.formats import unit_roundoff
 from constructions.geometry.lattice import Lattice
 
@@ -26,7 +26,7 @@ CHUNK = 2**17
 
 
 @dataclass(frozen=True)
-class Rotary:
+class Rotary(Encoding):
     """The rotary encoding: a head's constant query, turned by its shift, scores that shift highest.
 
     `r_δ = (cos θ_f δ_i, sin θ_f δ_i)` and `v = a_f (cos θ_f Δ_i, sin θ_f Δ_i)` over the axes i and
@@ -51,9 +51,8 @@ class Rotary:
     frequencies: tuple[float, ...] | None = None
     amplitudes: tuple[float, ...] | None = None
 
-    theorem = "rotations_select_shifts_without_resonance"
-    crowded = True
-    bounded_reach = True
+    theorem: ClassVar[str] = "rotations_select_shifts_without_resonance"
+    bounded_reach: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _check("frequencies", self.frequencies)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from constructions.encodings.base import Encoding
+from constructions.encodings.base import Encoding, Mixing
 from constructions.formats import unit_roundoff
 from constructions.geometry.lattice import Lattice
+from constructions.tracing import has_values
 
 RATIO_BITS = range(4, 9)
 """log2 ρ: below 16 the bound on the amplification fails, above 256 it gains next to nothing."""
@@ -21,7 +23,7 @@ LARGEST_EXPONENT = 1023
 
 
 @dataclass(frozen=True)
-class Scalar:
+class Scalar(Mixing):
     """One number for each displacement: N + 1 heads that express a convolution, and select nothing.
 
     `r_δ = ρ^j` for the tap that is j-th in the order of the offsets, `r_δ = 4ρ^N` for every other
@@ -41,7 +43,7 @@ class Scalar:
 
     torus: bool = False
 
-    theorem = "one_dimension_expresses_every_convolution"
+    theorem: ClassVar[str] = "one_dimension_expresses_every_convolution"
 
     def __post_init__(self) -> None:
         if not isinstance(self.torus, bool):
@@ -90,7 +92,7 @@ class Scalar:
         Heads in the order of `heads(offsets)`, taps in that of the offsets.
         """
         taps = len(offsets)
-        if offsets.is_meta:
+        if not has_values(offsets, traced=True):
             return offsets.new_empty(taps + 1, taps, dtype=torch.float64)
         order, weights = _order(offsets).cpu(), _exponentials(taps)
         outside = weights[:taps, taps:]
@@ -110,7 +112,7 @@ class Scalar:
             ValueError: two taps of a torus are one pixel.
         """
         taps, order = len(shifts) - 1, _order(shifts)
-        if self.torus and not (torch.compiler.is_compiling() or shifts.is_meta):
+        if self.torus and has_values(shifts):
             self._check_distinct(shifts[order < taps], keys)
         weights = _exponentials(taps).to(_wide(shifts.device))
         sums = weights[:, :taps].sum(dim=-1) + (keys.size - taps) * weights[:, taps]

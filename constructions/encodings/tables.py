@@ -5,17 +5,20 @@ from __future__ import annotations
 from bisect import bisect_left
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from constructions.encodings.base import Encoding
 from constructions.geometry.lattice import Lattice
+from constructions.tracing import has_values
 
 THEOREM = "tables_select_the_shifts_they_tell_apart"
 
 
 @dataclass(frozen=True)
-class BiasTable:
+class BiasTable(Encoding):
     """A table of scores by displacement: a head attends to (query + its shift), or to nothing.
 
     `r_δ = ([δ = Δ_1], …, [δ = Δ_H])` and `v = e_h`, so that `<v, r_δ> = [δ = Δ_h]`: one entry of
@@ -26,8 +29,7 @@ class BiasTable:
     displacement of a window.
     """
 
-    theorem = THEOREM
-    crowded = True
+    theorem: ClassVar[str] = THEOREM
 
     def encode(self, displacements: Tensor, shifts: Tensor, grid: Lattice) -> tuple[Tensor, Tensor]:
         """Features (M, H) and queries (H, H); see `Encoding.encode`."""
@@ -42,7 +44,7 @@ class BiasTable:
 
 
 @dataclass(frozen=True)
-class RowColumn:
+class RowColumn(Encoding):
     """A table for each axis: a head attends to the key that agrees with its target on most axes.
 
     `r_δ` is, axis after axis, the one-hot vector of δ_i among the shifts of the heads on that axis,
@@ -54,8 +56,7 @@ class RowColumn:
     1803.02155).
     """
 
-    theorem = THEOREM
-    crowded = True
+    theorem: ClassVar[str] = THEOREM
 
     def on_axis(self, axis: int) -> RowColumn:
         """Itself: a sum over axes, each of which compares a displacement with a shift."""
@@ -79,7 +80,7 @@ class RowColumn:
 
 
 @dataclass(frozen=True)
-class T5Buckets:
+class T5Buckets(Encoding):
     """T5's buckets: a head attends to (query + its shift), if that is alone in its bucket.
 
     `r_δ` is the one-hot vector of the bucket of δ, `v` that of the bucket of Δ; D_p = num_buckets,
@@ -107,8 +108,7 @@ class T5Buckets:
     max_distance: int = 128
     starts: tuple[int, ...] = field(init=False, repr=False, compare=False)
 
-    theorem = THEOREM
-    crowded = True
+    theorem: ClassVar[str] = THEOREM
 
     def __post_init__(self) -> None:
         for name in ("num_buckets", "max_distance"):
@@ -165,7 +165,7 @@ class T5Buckets:
                 f"encoding is {self}, of one axis, for shifts of {shifts.shape[-1]}; accepted: a "
                 "convolution of one dimension, or another encoding"
             )
-        if torch.compiler.is_compiling() or shifts.is_meta:
+        if not has_values(shifts):
             return 1.0  # nothing to look at; the shifts were checked when the layer was built
         crowd = [int(shift) for shift in shifts[:, 0].tolist() if not self.is_alone(int(shift))]
         if crowd:

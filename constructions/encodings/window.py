@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from constructions.encodings.base import Encoding
 from constructions.geometry.lattice import Lattice
 
 
 @dataclass(frozen=True)
-class Window:
+class Window(Encoding):
     """A window bias: a head attends alike to all keys from its query to the far end of a window.
 
     `r_δ` is 0 for 0 <= δ < size on every axis, else -inf, and v = 1. No shift is selected and no

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from constructions.normalisers.base import EXP_ERROR, Normaliser
+from constructions.normalisers.base import EXP_ERROR, EXP_ROUNDOFFS, Normaliser, NormaliserLike
+from constructions.normalisers.completed import check_normaliser, complete_normaliser
 from constructions.normalisers.gates import Relu, Sigmoid
 from constructions.normalisers.quotients import Entmax, Softmax, Top1
 
 __all__ = [
     "EXP_ERROR",
+    "EXP_ROUNDOFFS",
     "IMPOSSIBLE_NORMALISERS",
     "NORMALISERS",
     "Entmax",
     "Normaliser",
+    "NormaliserLike",
     "Relu",
     "Sigmoid",
     "Softmax",
     "Top1",
+    "check_normaliser",
+    "complete_normaliser",
 ]
 
 NORMALISERS: Mapping[str, Normaliser] = {

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from constructions.formats import accumulator, smallest_normal, unit_roundoff
-from constructions.normalisers.base import GAP_MARGIN, check_number, underflow
+from constructions.normalisers.base import GAP_MARGIN, Normaliser, check_number, underflow
 
 
 @dataclass(frozen=True)
-class Relu:
+class Relu(Normaliser):
     """max(0, 1 + score / height): one-hot, over the reals too, exactly from the gap `height` on.
 
     So it is exact at any sharpness, with the height at the sharpness, and pads with zeros by
@@ -62,7 +62,7 @@ class Relu:
 
 
 @dataclass(frozen=True)
-class Sigmoid:
+class Sigmoid(Normaliser):
     """1 / (1 + e^-(score + height)): one-hot in the limit, and in floating point from a gap on.
 
     Without a height the score of a head's own shift, 0, would have weight 1/2. Pads with zeros by

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from constructions.formats import accumulator, unit_roundoff
-from constructions.normalisers.base import GAP_MARGIN, check_number, underflow
+from constructions.normalisers.base import GAP_MARGIN, Normaliser, check_number, underflow
 
 
 @dataclass(frozen=True)
-class Softmax:
+class Softmax(Normaliser):
     """Softmax, the normaliser of the paper.
 
     Over the reals it is never one-hot; in floating point it is, from a finite gap on. Theorem:
@@ -40,7 +40,7 @@ class Softmax:
 
 
 @dataclass(frozen=True)
-class Entmax:
+class Entmax(Normaliser):
     """Entmax of order a: one-hot, over the reals too, exactly from the gap 1 / (a - 1) on.
 
     Weights are max(0, (a - 1) score - τ)^(1 / (a - 1)), with τ such that they sum to 1. Order 2 is
@@ -107,7 +107,7 @@ class Entmax:
 
 
 @dataclass(frozen=True)
-class Top1:
+class Top1(Normaliser):
     """The hard maximum: one-hot from every positive gap on. Its derivative is 0.
 
     Keys that tie share the attention evenly, as they must if a permutation of the keys is to

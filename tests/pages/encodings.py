@@ -255,7 +255,7 @@ def _described(name: str) -> list[str]:
     width = encoding.encode(shifts, shifts, lattice)[0].shape[-1]
     natural = [mode for mode in PADDING_MODES if _is_natural(name, mode)]
     factors = not isinstance(encoding, Mixing) and on_axes(encoding, 1) is not None
-    theorem = str(getattr(encoding, "theorem", ""))
+    theorem = str(encoding.theorem)
     return [
         f"`{name}`",
         row.score,

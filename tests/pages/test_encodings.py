@@ -134,7 +134,7 @@ def test_encoding_names_the_theorem_that_proves_its_gap(encoding: str) -> None:
     import theory
 
     slugs = [module.THEOREM.slug for module in theory.theorems()]
-    assert getattr(ENCODINGS[encoding], "theorem", None) in slugs
+    assert ENCODINGS[encoding].theorem in slugs
 
 
 def test_names_of_what_can_and_what_cannot_are_apart() -> None:
@@ -179,7 +179,7 @@ def test_score_of_an_encoding_that_factors_is_a_sum_over_axes_of_functions_of_th
             for axis, part in enumerate(parts)
         )
         # Each score is a difference of two, on either side.
-        error = 4 * getattr(encoding, "score_error", lambda *_: 0.0)(SHIFTS, GRID)
+        error = 4 * encoding.score_error(SHIFTS, GRID)
         apart = (whole[head] - added).abs().max().item()
         record(ratio=apart / error if apart else 0.0, dtype=torch.float64)
         assert apart <= error

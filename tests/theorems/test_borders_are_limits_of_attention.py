@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from constructions import attention_from_conv
 from constructions.certificate import bounds
-from constructions.encodings import Encoding, Periodic, relative_score_error
+from constructions.encodings import Encoding, EncodingLike, Periodic, relative_score_error
 from constructions.formats import FORMATS
 from constructions.geometry.geometry import Geometry
 from constructions.geometry.lattice import Lattice
@@ -734,7 +734,7 @@ class SkewedAtTheBorder(Skewed):
     """The same, taken at its word that it replicates."""
 
     @property
-    def natural_borders(self) -> Mapping[str, Encoding]:  # type: ignore[override]
+    def natural_borders(self) -> Mapping[str, EncodingLike]:  # type: ignore[override]
         return {"replicate": self}
 
 
@@ -758,10 +758,8 @@ def test_a_precision_that_is_not_diagonal_ties_at_the_border(sharpness: float | 
 class ReflectOnce:
     """A score for reflecting one pixel: 2 for the shift, 1 for its opposite, on each axis."""
 
-    separable = True
-
     @property
-    def natural_borders(self) -> Mapping[str, Encoding]:
+    def natural_borders(self) -> Mapping[str, EncodingLike]:
         return {"reflect": self}
 
     def encode(self, displacements: Tensor, shifts: Tensor, grid: Lattice) -> tuple[Tensor, Tensor]:

@@ -30,7 +30,7 @@ from tests.support.oracle import convolve_module, exact_error, numbers
 from tests.support.strategies import Case, a_share, integer_cases, real_cases, sharpnesses
 from theory import layer_error_is_certified as theory
 from theory.quadratic_scores_select_one_shift import ball, precision
-from theory.saturated_softmax_is_one_hot import ACCUMULATOR, EXP_ULPS, FORMATS
+from theory.saturated_softmax_is_one_hot import ACCUMULATOR, EXP_ROUNDOFFS, FORMATS
 
 SLUG = "layer_error_is_certified"
 symbolic = pytest.mark.evidence(SLUG, "symbolic")
@@ -197,7 +197,7 @@ def as_page(
     same = of == exact_format
     u_w = arb(0) if same else ball(of.unit_roundoff)
     eta_w = arb(0) if same else ball(of.smallest_subnormal)
-    tau = (EXP_ULPS + 2 * (1 - tiny.log())) * u * ball(1 + Fraction(1, 2**12))
+    tau = (EXP_ROUNDOFFS + 2 * (1 - tiny.log())) * u * ball(1 + Fraction(1, 2**12))
     gamma = (1 + u) ** keys - 1
     beta = tau + 2 * keys * tiny + gamma
     rho = ((2 * u + u_w) * (1 + 2 * u) + beta) / (1 - beta)

@@ -23,7 +23,7 @@ from constructions import attention_from_conv, certify
 from constructions.encodings.impossible import IMPOSSIBLE, Alibi
 from constructions.formats import FORMATS
 from constructions.geometry.lattice import Lattice
-from constructions.normalisers import EXP_ERROR, Softmax
+from constructions.normalisers import EXP_ROUNDOFFS, Softmax
 from tests.support.helpers import filled, integers, refused
 from tests.support.layout import page_of
 from tests.support.ledger import ROOT, record
@@ -482,7 +482,7 @@ def test_stock_attention_with_alibi_does_not_shift(
     lit, mirror = stock_row_pair(mask, reach + shift, reach - shift, reach)
     # Both weights are one exponential over one sum, at most 1/2; exponential and quotient round.
     unit = Fraction(torch.finfo(dtype).eps) / 2
-    apart = (EXP_ERROR + 4) * 2 * unit
+    apart = (EXP_ROUNDOFFS + 4) * 2 * unit
     assert all(abs(a - b) <= apart for a, b in zip(lit, mirror, strict=True))
     one, other = (
         constant + sum((c * w for c, w in zip(mixing, row, strict=True)), Fraction(0))
@@ -577,10 +577,12 @@ def test_slope_is_the_sharpness_and_the_leak_is_as_stated(rank: int, slope: floa
     ratio = weights[0, 1] / weights[0, 0]  # the next key
     # Two exponentials, a score, the reference.
     unit = 2.0**-53
-    assert ratio.item() == pytest.approx(math.exp(-slope), rel=(3 * EXP_ERROR + 2 * slope) * unit)
+    rounding = (3 * EXP_ROUNDOFFS + 2 * slope) * unit
+    assert ratio.item() == pytest.approx(math.exp(-slope), rel=rounding)
     x = math.exp(-slope)
     leak = (1 - weights.diagonal()).max().item()
-    rounding = (len(weights) + 3 * EXP_ERROR) * unit  # a sum of as many exponentials, a quotient
+    # A sum of as many exponentials, a quotient.
+    rounding = (len(weights) + 3 * EXP_ROUNDOFFS) * unit
     bound = -math.expm1(rank * (math.log1p(-x) - math.log1p(x)))
     assert leak <= bound + rounding
     record(ratio=leak / (bound + rounding), dtype=torch.float64)
@@ -605,7 +607,7 @@ def test_causal_alibi_sees_no_later_key() -> None:
     for row, wanted in zip(numbers(weights), causal_rows([HALF], [Fraction(1)], 5), strict=True):
         lags = [Fraction(v) for v in row[: len(wanted)][::-1]]
         errors = [abs(a / b - 1) for a, b in zip(lags, wanted, strict=True)]
-        assert max(errors) <= Fraction(3 * EXP_ERROR + 10, 2**53)  # exponentials, scores, ln 2
+        assert max(errors) <= Fraction(3 * EXP_ROUNDOFFS + 10, 2**53)  # exponentials, scores, ln 2
 
 
 @bounded

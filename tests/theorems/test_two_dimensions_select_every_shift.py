@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from constructions import attention_from_conv, certify
-from constructions.encodings import Encoding
+from constructions.encodings import Encoding, EncodingLike
 from constructions.encodings.circle import Circle
 from constructions.encodings.flattened import Flattened
 from constructions.formats import FORMATS
@@ -197,7 +197,7 @@ def products(queries: Tensor, features: Tensor) -> NDArray[np.object_]:
 
 
 def margins(
-    encoding: Encoding, deltas: Tensor, shifts: Tensor, grid: Lattice
+    encoding: EncodingLike, deltas: Tensor, shifts: Tensor, grid: Lattice
 ) -> NDArray[np.object_]:
     """How far each displacement scores below each head's shift: (heads, displacements), exactly.
 
@@ -571,7 +571,7 @@ def test_only_flattened_scores_depend_on_key_and_target_alone() -> None:
     assert abs(first - Fraction(3, 2)) <= ROUNDED
     assert abs(last - 1) <= ROUNDED
     for encoding in ENCODINGS:
-        assert not hasattr(encoding, "on_axis")
+        assert encoding.axes(2) is None
 
 
 # Range --------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from fractions import Fraction
 
 from flint import arb
 
-from theory.saturated_softmax_is_one_hot import EXP_ULPS, Format, rounded
+from theory.saturated_softmax_is_one_hot import EXP_ROUNDOFFS, Format, rounded
 from theory.tools.theta import ball
 
 __all__ = [
@@ -101,7 +101,7 @@ def gap_of(weight: Fraction, order: Fraction) -> arb:
 def weight_error(keys: int, order: Fraction, of: Format) -> arb:
     """Encloses the bound on the error of a computed entmax weight in an accumulator; (24)."""
     u, power = ball(of.unit_roundoff), 1 / (order - 1)
-    relative = (1 + u) ** (ball(power) + keys) * (1 + EXP_ULPS * u) - 1
+    relative = (1 + u) ** (ball(power) + keys) * (1 + EXP_ROUNDOFFS * u) - 1
     if not relative + keys * u < ball(Fraction(1, 8)):
         raise ValueError(f"{keys} keys are too many for {of.name}")
     total = 2 * (relative + keys * u)

@@ -1,0 +1,38 @@
+"""Traced code and the meta device: where the values of a tensor cannot be looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def has_values(*tensors: Tensor, traced: bool = False) -> bool:
+    """Whether the values of tensors can be looked at: not in traced code, nor on the meta device.
+
+    For a check, or a choice, that is made from values where there are any, and left out, or taken
+    from shapes, where there are none.
+
+    Args:
+        tensors: those whose values are wanted.
+        traced: whether traced code will do, so that the meta device alone has none: for what
+            computes with tensors and turns none into a number; and for what runs in a
+            `constant_of_traced_code`, whose tensors have values though torch says that it is
+            compiling, and must return what it returns elsewhere.
+    """
+    if not traced and torch.compiler.is_compiling():
+        return False
+    return not any(tensor.is_meta for tensor in tensors)
+
+
+def constant_of_traced_code(function: Function) -> Function:
+    """Mark a function that traced code calls while it is traced, to keep its result as a constant.
+
+    As `torch.compiler.assume_constant_result` does it, which would import the whole compiler.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
