@@ -64,7 +64,9 @@ def concatenated(heads: Heads, bias: Tensor | None, view: View, seen: Tensor) ->
     groups, width = heads.groups, channels // heads.groups
     grouped = seen.reshape(batch, count, queries, groups, width).permute(3, 0, 2, 1, 4)
     columns = grouped.reshape(groups, batch * queries, count * width)
-    matrices = applied(heads, view.keys, seen.dtype).movedim(1, 0).reshape(groups, count * width, -1)
+    matrices = (
+        applied(heads, view.keys, seen.dtype).movedim(1, 0).reshape(groups, count * width, -1)
+    )
     outputs = (columns @ matrices).reshape(groups, batch, queries, matrices.shape[-1])
     y = outputs.permute(1, 0, 3, 2).reshape(batch, groups * matrices.shape[-1], *view.queries.shape)
     if bias is not None:

@@ -9,8 +9,8 @@ from torch import Tensor
 from constructions.formats import accumulator
 from constructions.geometry.view import View
 from constructions.heads import Kind
-from constructions.layer.structure import kernel
 from constructions.layer.attention import MultiHeadSelfAttention
+from constructions.layer.structure import kernel
 from constructions.matrix_units import Operation
 from constructions.normalisers import Softmax
 from constructions.sources.stencil import convolve

@@ -170,7 +170,7 @@ def _products(
     if height is None:
         return features, names
     gap = layer.gap(keys)
-    # A row whose target has no key is raised by the sink's height, and else the sink is as much low.
+    # A row whose target has no key is raised by the height of the sink; else the sink is as low.
     lifted = torch.where(keys.contains(targets), 0.0, gap).view(*names.shape[:2], 1)
     features = F.pad(F.pad(features, (0, 1), value=height), (0, 1, 0, 1))
     features[-1, -1] = height

@@ -109,9 +109,7 @@ def displacements(keys: Lattice, queries: Lattice) -> Lattice:
     return Lattice(shape, (1,) * len(shape), lowest)
 
 
-def spread(
-    table: Tensor, keys: Lattice, queries: Lattice, chosen: Tensor | None = None
-) -> Tensor:
+def spread(table: Tensor, keys: Lattice, queries: Lattice, chosen: Tensor | None = None) -> Tensor:
     """Give every pair (query, key) the entry of `table` at its displacement.
 
     Args:
@@ -127,7 +125,9 @@ def spread(
     d = box.dimension
     if chosen is not None:
         points = queries.positions(chosen.device)[chosen]
-        index = torch.zeros(len(points), *(1 for _ in range(d)), dtype=torch.int64).to(chosen.device)
+        index = torch.zeros(len(points), *(1 for _ in range(d)), dtype=torch.int64).to(
+            chosen.device
+        )
         for axis, key in enumerate(keys.axes(chosen.device)):
             step = key - points[:, axis : axis + 1] - box.origin[axis]  # (Q', keys on the axis)
             shape = [-1 if a == axis else 1 for a in range(d)]

@@ -69,9 +69,7 @@ class View:
     queries: Lattice
 
     @classmethod
-    def of(
-        cls, image: Tensor, geometry: Geometry, border: PaddingMode, boundary: Boundary
-    ) -> View:
+    def of(cls, image: Tensor, geometry: Geometry, border: PaddingMode, boundary: Boundary) -> View:
         """The view of an image (N, D_in, *spatial) by a convolution's geometry.
 
         Raises:

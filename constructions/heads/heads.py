@@ -26,6 +26,11 @@ class Kind(Enum):
     UNIFORM = "uniform"
     """One that shares its attention evenly over a window, every channel alike and apart."""
 
+    @property
+    def takes_sharpness(self) -> bool:
+        """Whether a sharpness multiplies the scores: else they are what they are."""
+        return self is Kind.SELECTING
+
 
 @dataclass(frozen=True, eq=False)
 class Heads:
@@ -96,8 +101,8 @@ class Heads:
 
     @property
     def takes_sharpness(self) -> bool:
-        """Whether a sharpness multiplies the scores: else they are what they are."""
-        return self.kind is Kind.SELECTING
+        """Whether a sharpness multiplies the scores."""
+        return self.kind.takes_sharpness
 
     @property
     def is_channelwise(self) -> bool:

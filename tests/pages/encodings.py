@@ -21,7 +21,6 @@ from constructions import attention_from_conv, certify
 from constructions.encodings import ENCODINGS, Mixing, on_axes
 from constructions.formats import FORMATS
 from constructions.geometry.lattice import Lattice
-from constructions.geometry.view import natural_encoding
 from constructions.layer.attention import MultiHeadSelfAttention
 from constructions.normalisers import NORMALISERS
 from constructions.sources.convolutions import geometry_of
@@ -273,7 +272,7 @@ def _link(theorem: str) -> str:
 
 
 def _is_natural(name: str, mode: str) -> bool:
-    return natural_encoding(ENCODINGS[name], mode) is not None
+    return ENCODINGS[name].natural(mode) is not None
 
 
 def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

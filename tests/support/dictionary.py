@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from constructions import attention_from_conv
 from constructions.geometry.padding_modes import padded
+from constructions.layer.structure import products
 from constructions.sources import stencil_of
 from tests.support.oracle import numbers
 from tests.support.strategies import Case, Convolution
@@ -358,7 +359,7 @@ def differences_from_pooling(table: Table, pool: Pooling, sizes: Sequence[int]) 
             len(set(row[there])) == 1 and np.rint(1 / row[there][0]) == share
             for row, there, share in zip(weights, on_keys, shares, strict=True)
         ),
-        "the matrix": layer.mixing(torch.float32).item() == np.float32(scale),
+        "the matrix": products(layer.heads, torch.float32).item() == np.float32(scale),
     }
     return [name for name, holds in checks.items() if not holds]
 

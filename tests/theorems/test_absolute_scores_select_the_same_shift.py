@@ -28,6 +28,7 @@ from constructions.encodings.periodic import Periodic
 from constructions.encodings.quadratic import Quadratic
 from constructions.formats import FORMATS, accumulator, unit_roundoff
 from constructions.geometry.lattice import Lattice
+from constructions.layer.structure import products
 from constructions.normalisers import Softmax
 from tests.pages.options import agrees, truth_of
 from tests.support import heads
@@ -360,7 +361,7 @@ def test_stock_attention_with_matrices_is_the_convolution_of_integers(
     for head, row in enumerate(targets.keys):
         queries = names(keys[torch.from_numpy(row)], POWERS[dtype], centred)
         seen = stock(queries, features(keys, centred), image.double(), dtype, kernel)
-        total += seen @ layer.mixing(dtype)[head, 0]
+        total += seen @ products(layer.heads, dtype)[head, 0]
     assert case.conv.bias is not None
     y = (total + case.conv.bias.detach()).T.reshape(1, -1, *heads.output_shape(case))
     assert torch.equal(y, layer(case.x).detach())

@@ -30,6 +30,7 @@ from constructions.geometry.view import View
 from constructions.layer import soft_padding
 from constructions.layer.attention import MultiHeadSelfAttention
 from constructions.layer.soft_padding import SoftPadding
+from constructions.layer.structure import kernel, products
 from constructions.normalisers import Softmax
 from tests.support.helpers import filled, integers
 from tests.support.ledger import record
@@ -71,7 +72,7 @@ def view_of(
     batched = image if image.dim() == geometry.dimension + 2 else image[None]
     if output_size is not None:
         geometry = geometry.with_output_size(tuple(batched.shape[2:]), output_size)
-    return View.of(batched, geometry)
+    return View.of(batched, geometry, layer.border, layer.boundary_rule)
 
 
 def targets_of(layer: MultiHeadSelfAttention, view: View) -> Tensor:
@@ -149,7 +150,7 @@ class Softmaxes:
 
     @property
     def keys(self) -> Lattice:
-        return self.layer.boundary_rule.keys(self.view)
+        return self.view.keys
 
     def row(self, target: Sequence[int]) -> list[arb]:
         """The softmax over all keys at once: neither axes nor logarithms."""
@@ -378,7 +379,7 @@ def test_at_finite_sharpness_the_layer_is_p_and_then_torchs_convolution(
         boundary=data.draw(boundaries(conv.padding_mode)),
     )
     view = view_of(layer, case.x)
-    blurred = layer.soft_padding(view)(layer.values(view))
+    blurred = layer.soft_padding(view)(view.values)
     plain = copy.deepcopy(conv)
     plain.padding, plain.padding_mode = (0,) * rank, "zeros"
     plain._reversed_padding_repeated_twice = [0, 0] * rank
@@ -630,16 +631,16 @@ def sizes_of_gradients(
     layer, positive = moduli(dense), Case(case.conv, case.x.abs(), case.output_size)
     sizes = gradients(layer, positive, upstream.abs())
     view = view_of(layer, positive.x, case.output_size)
-    keys = layer.boundary_rule.keys(view)
+    keys = view.keys
     between = keys.positions() - targets_of(layer, view)[:, :, None]
     squared = between.square().sum(-1).double()
     weights = layer.attention_weights(view.image.shape[2:], output_size=case.output_size)
     weights = weights[..., : keys.size].detach()
     mean = (weights * squared).sum(-1, keepdim=True) / weights.sum(-1, keepdim=True)
-    values = layer.values(view)
+    values = view.values
     pixels = values.reshape(len(values), layer.groups, -1, keys.size)
     seen = torch.einsum("hqk,ngck->nhgcq", weights * (squared + 3 * mean + 1), pixels)
-    outputs = torch.einsum("nhgcq,hgco->ngoq", seen, layer.mixing(seen.dtype))
+    outputs = torch.einsum("nhgcq,hgco->ngoq", seen, products(layer.heads, seen.dtype))
     total = (outputs.flatten() * upstream.abs().reshape(outputs.shape).flatten()).sum()
     return sizes | {"positional_sharpness": total.detach()}
 
@@ -948,7 +949,7 @@ def test_multiplications_are_as_many_as_stated(data: st.DataObject) -> None:
     boundary = data.draw(boundaries(case.conv.padding_mode))
     dense, factored = both_ways(case, sharpness=1.0, boundary=boundary).values()
     view = view_of(factored, case.x, case.output_size)
-    values = factored.values(view)
+    values = view.values
     keys, targets, outputs = values.shape[2:], view.targets.shape, case.run(case.conv).numel()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
 
@@ -961,7 +962,7 @@ def test_multiplications_are_as_many_as_stated(data: st.DataObject) -> None:
         padding = factored.soft_padding(view)
         assert counter.get_total_flops() == 0
         soft = multiplications(padding, values)
-        matrices = multiplications(factored.kernel, torch.float32)
+        matrices = multiplications(kernel, factored.heads, factored.geometry, torch.float32)
         convolution = multiplications(case.run, factored) - soft - matrices
         defined = multiplications(case.run, dense)
     images = math.prod(values.shape[:2])

@@ -7,7 +7,7 @@ a ball is with all numbers in it.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -24,10 +24,8 @@ from constructions import attention_from_conv
 from constructions.certificate import bounds
 from constructions.encodings import Encoding, EncodingLike, Periodic, relative_score_error
 from constructions.formats import FORMATS
-from constructions.geometry.geometry import Geometry
 from constructions.geometry.lattice import Lattice
-from constructions.geometry.padding_modes import PaddingMode, Zeros
-from constructions.geometry.view import Natural
+from constructions.geometry.padding_modes import Zeros
 from constructions.layer import attention as attention_module
 from constructions.layer.attention import MultiHeadSelfAttention
 from constructions.normalisers import Softmax
@@ -513,17 +511,10 @@ def test_rows_of_natural_layers_leak_what_their_box_says(
 # Necessity: rows sum to one -----------------------------------------------------------------------
 
 
-class Forgetful(Natural):
-    """The natural border without its sink."""
-
-    def has_sink(self, border: PaddingMode, geometry: Geometry) -> bool:
-        return False
-
-
 def without_sink(conv: Any, **options: Any) -> MultiHeadSelfAttention:
     """The natural layer, its sink forgotten."""
     layer = attention_from_conv(conv, boundary="natural", evaluation="dense", **options)
-    layer.boundary_rule = Forgetful()
+    layer.boundary_rule = replace(layer.boundary_rule, sink_height=None)
     return layer
 
 

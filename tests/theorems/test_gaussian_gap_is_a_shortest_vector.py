@@ -24,7 +24,6 @@ from constructions.encodings.base import on_axes
 from constructions.encodings.gaussian import Gaussian, Matrix
 from constructions.formats import FORMATS
 from constructions.geometry.lattice import Lattice
-from constructions.geometry.view import natural_encoding
 from constructions.layer.attention import MultiHeadSelfAttention
 from tests.pages.options import agrees, truth_of
 from tests.support import heads
@@ -465,7 +464,7 @@ def test_borders_are_natural_where_the_theorem_says(mode: str, kind: str) -> Non
         natural = mode == "zeros" or (
             mode == "replicate" and (rank == 1 or kind in ("identity", "diagonal"))
         )
-        assert (natural_encoding(encoding, mode) is not None) is natural
+        assert (encoding.natural(mode) is not None) is natural
         case = heads.generic_case(rank, padding_mode=mode)
         layer = attention_from_conv(case.conv, encoding=encoding, evaluation="dense")
         assert layer.boundary == ("natural" if natural else "padded")

@@ -230,19 +230,19 @@ def view_of(layer: MultiHeadSelfAttention, case: Case) -> View:
     if case.output_size is not None:
         geometry = geometry.with_output_size(shape, case.output_size)
     image = case.x if case.x.dim() == geometry.dimension + 2 else case.x.unsqueeze(0)
-    return View.of(image, geometry)
+    return View.of(image, geometry, layer.border, layer.boundary_rule)
 
 
 def weights_of(layer: MultiHeadSelfAttention, case: Case) -> int:
     """How many weights the definition has."""
     view = view_of(layer, case)
-    return layer.num_heads * layer.boundary_rule.keys(view).size * view.queries.size
+    return layer.num_heads * view.keys.size * view.queries.size
 
 
 def truth_of(layer: MultiHeadSelfAttention, case: Case) -> list[list[list[arb]]]:
     """The layer's own function over the reals."""
     view = view_of(layer, case)
-    keys = layer.boundary_rule.keys(view)
+    keys = view.keys
     sink = ball(-Fraction(layer.sharpness) / 2) if layer.has_sink else None
     return definition(
         [quadratic_score(layer, head) for head in range(layer.num_heads)],
@@ -251,7 +251,7 @@ def truth_of(layer: MultiHeadSelfAttention, case: Case) -> list[list[list[arb]]]
         layer.bias,
         keys,
         view.queries,
-        layer.boundary_rule.values(view, layer.border),
+        view.values,
     )
 
 
@@ -442,7 +442,7 @@ def test_other_sums_over_axes_are_within_their_bound_of_the_definition(
     options: Any = {"encoding": name, "boundary": boundary, "evaluation": "dense"}
     layer = attention_from_conv(case.conv, sharpness=1.5, **options)
     view = view_of(layer, case)
-    keys, shifts = layer.boundary_rule.keys(view), layer.positional_shift.double()
+    keys, shifts = view.keys, layer.positional_shift.double()
     scale = layer.sharpness / layer.encoding.gap(shifts, keys)
 
     def score(head: int, offset: Sequence[float]) -> float:
@@ -461,7 +461,7 @@ def test_other_sums_over_axes_are_within_their_bound_of_the_definition(
             layer.bias,
             keys,
             view.queries,
-            layer.boundary_rule.values(view, layer.border),
+            view.values,
         )
         lowered = lower(layer)
         ratio = worst(lowered(case.x), lowered.error_bound(case.x), truth, 2)

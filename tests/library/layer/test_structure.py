@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from constructions import attention_from_conv, convert
 from constructions.formats import FORMATS, smallest_subnormal
 from constructions.layer.attention import MultiHeadSelfAttention
+from constructions.layer.structure import kernel
 from tests.support.helpers import filled, integers
 from tests.support.strategies import Convolution
 
@@ -38,6 +39,12 @@ CONVOLUTIONS: dict[str, Callable[[], Convolution]] = {
     "transposed": lambda: nn.ConvTranspose2d(4, 4, 3, stride=2, bias=False),
 }
 EVERY_CONVOLUTION = pytest.mark.parametrize("make", CONVOLUTIONS.values(), ids=list(CONVOLUTIONS))
+
+
+def kernel_of(layer: MultiHeadSelfAttention, dtype: torch.dtype) -> Tensor:
+    """The kernel that the heads of a layer make."""
+    return kernel(layer.heads, layer.geometry, dtype)
+
 
 COPIES = {"clone", "copy_", "_to_copy", "index_add", "cat", "mul"}
 PRODUCTS = {"mm", "bmm", "addmm", "baddbmm", "einsum", "matmul", "dot", "mv"}
@@ -110,10 +117,10 @@ def test_kernel_is_that_of_the_convolution(dtype: torch.dtype) -> None:
     conv = filled(nn.Conv2d(4, 6, (2, 3), groups=2).to(dtype))
     layer = attention_from_conv(conv)
     with torch.no_grad():
-        assert torch.equal(layer.kernel(dtype), conv.weight)
+        assert torch.equal(kernel_of(layer, dtype), conv.weight)
     # With its gradient the product is formed, and is the same.
-    assert layer.kernel(dtype).requires_grad
-    assert torch.equal(layer.kernel(dtype), conv.weight)
+    assert kernel_of(layer, dtype).requires_grad
+    assert torch.equal(kernel_of(layer, dtype), conv.weight)
 
 
 @pytest.mark.parametrize("outputs", [2, 6], ids=["fewer outputs", "more outputs"])
@@ -125,7 +132,7 @@ def test_no_entry_of_the_identity_can_be_edited_unseen(outputs: int, dtype: torc
     edits = (smallest_subnormal(dtype), -1.0, 2.0, float("nan"), 1 + torch.finfo(dtype).eps)
     with torch.no_grad():
         kept.fill_(1.0)
-        assert share_storage(layer.kernel(dtype), kept)
+        assert share_storage(kernel_of(layer, dtype), kept)
         for entry, edit in itertools.product(itertools.product(*map(range, identity.shape)), edits):
             before = identity[entry].item()
             version = identity._version
@@ -133,11 +140,11 @@ def test_no_entry_of_the_identity_can_be_edited_unseen(outputs: int, dtype: torc
             assert identity._version == version  # no counter tells of this edit
             value, output = layer.head_matrices()
             product = (value @ output).permute(1, 3, 2, 0)
-            kernel = layer.kernel(dtype)
+            kernel = kernel_of(layer, dtype)
             assert not share_storage(kernel, kept)
             assert torch.equal(kernel.reshape(product.shape).nan_to_num(9), product.nan_to_num(9))
             identity.data[entry] = before
-        assert share_storage(layer.kernel(dtype), kept)
+        assert share_storage(kernel_of(layer, dtype), kept)
 
 
 def test_parameter_that_is_not_contiguous_is_read_by_its_entries() -> None:
@@ -158,9 +165,9 @@ def test_heads_out_of_order_or_sent_to_one_tap_make_a_kernel_of_their_own() -> N
     taps = conv.weight.detach().flatten(2)
     layer.positional_shift.data[[0, 3]] = layer.positional_shift.data[[3, 0]]
     with torch.no_grad():
-        assert torch.equal(layer.kernel(torch.float32).flatten(2), taps[..., [3, 1, 2, 0]])
+        assert torch.equal(kernel_of(layer, torch.float32).flatten(2), taps[..., [3, 1, 2, 0]])
         layer.positional_shift.data[:] = layer.positional_shift.data[:1].clone()
-        kernel = layer.kernel(torch.float32).flatten(2)
+        kernel = kernel_of(layer, torch.float32).flatten(2)
         assert torch.equal(kernel[..., 3], taps.sum(-1))
         assert not kernel[..., :3].any()
 
