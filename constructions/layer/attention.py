@@ -308,7 +308,7 @@ class MultiHeadSelfAttention(nn.Module):
             keys,
             view.targets,
             gap=self.gap(keys),
-            has_sink=self.has_sink,
+            sink_height=SINK_HEIGHT if self.has_sink else None,
             dtype=view.image.dtype,
             exact=_position_dtype(self.value.device),
             device=self.value.device,
