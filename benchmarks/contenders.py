@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from constructions import attention_from_conv, lower
-from constructions.lowering.lowered import Lowered
+from constructions.lowering import Lowered
 
 SHARPNESS, FLAT = 0.7, 1e-5
 """Of layers that are not saturated: with the first a neighbour has half the weight of the pixel

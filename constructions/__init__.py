@@ -2,6 +2,6 @@
 
 from constructions.certificate.certificate import assert_equivalent, certify
 from constructions.conversion import attention_from_conv, convert
-from constructions.lowering.lowered import lower
+from constructions.lowering import lower
 
 __all__ = ["assert_equivalent", "attention_from_conv", "certify", "convert", "lower"]

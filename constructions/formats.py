@@ -6,6 +6,12 @@ import torch
 
 FORMATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
+DOUBLE = torch.float64
+"""The format in which bounds are computed."""
+
+OWN = 1 + 2**-30
+"""Covers what a bound that is itself computed in float64, from terms of one sign, has lost."""
+
 
 def unit_roundoff(dtype: torch.dtype) -> float:
     """u: half the distance from 1 to the next larger number, 2^-p for p significant bits."""

@@ -59,10 +59,10 @@ THEOREM = Theorem(
     ),
     references=("arXiv:1911.03584", "arXiv:2103.10697", "arXiv:2205.13401"),
     objects=(
-        "constructions.lowering.lowered.lower",
-        "constructions.lowering.lowered.Lowered",
-        "constructions.lowering.lowered.Lowered.from_scores",
-        "constructions.lowering.lowered.Lowered.error_bound",
+        "constructions.lower",
+        "constructions.lowering.Lowered",
+        "constructions.lowering.Lowered.from_scores",
+        "constructions.lowering.Lowered.error_bound",
     ),
 )
 

@@ -92,10 +92,12 @@ def gamma(terms: int, dtype: torch.dtype) -> float:
 def gap_mass(sharpness: float, keys: int, *, has_sink: bool) -> float:
     """Bound on the off-limit mass before normalisation that the gap alone gives.
 
-    Without a sink every other key has at most e^-gap. With one, at half the gap, it is either the
-    sink that is off, or all the keys are.
+    Without a sink every other key has at most e^-gap. With one, at c times the gap below a target,
+    it is either the sink that is off, by c times the gap and the keys by more, or all the keys are,
+    by 1 - c times the gap at least.
     """
-    decay, others = (sharpness / 2, keys) if has_sink else (sharpness, keys - 1)
+    least = min(SINK_HEIGHT, 1 - SINK_HEIGHT)
+    decay, others = (least * sharpness, keys) if has_sink else (sharpness, keys - 1)
     return others * (math.exp(-decay) * ROUND_UP + UNDERFLOW)
 
 
@@ -149,17 +151,18 @@ def soft_padding_mass(
         (*targets.shape), float64.
     """
     logs = []
-    for axis, factor in enumerate(padding.factors):
-        largest, where = factor.max(dim=-1, keepdim=True)
-        others = factor.scatter(-1, where, 0.0).sum(dim=-1) / largest.squeeze(-1)
+    matrices = [factor.matrix for factor in padding.factors]
+    for axis, matrix in enumerate(matrices):
+        largest, where = matrix.max(dim=-1, keepdim=True)
+        others = matrix.scatter(-1, where, 0.0).sum(dim=-1) / largest.squeeze(-1)
         logs.append(along(others.log1p(), axis, is_pixel.dim()))
     mass = sum(logs[1:], start=logs[0]).expm1().expand(is_pixel.shape)
     if padding.kept is not None:
         of_sink = math.exp(-SINK_HEIGHT * sharpness)
         mass = torch.where(is_pixel, mass + of_sink, padding.kept / (1 - padding.kept))
     double = torch.float64
-    terms = sum(factor.shape[1] for factor in padding.factors) + 32
-    steps = len(padding.factors) + 1
+    terms = sum(matrix.shape[1] for matrix in matrices) + 32
+    steps = len(matrices) + 1
     return mass * (1 + 4 * (steps * exponential_error(double, score_error) + gamma(terms, double)))
 
 

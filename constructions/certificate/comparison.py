@@ -31,7 +31,7 @@ from constructions.geometry.view import BOUNDARIES, Boundary, View
 from constructions.geometry.window import WindowGeometry
 from constructions.layer.attention import MultiHeadSelfAttention
 from constructions.layer.scores import below_peaks
-from constructions.layer.soft_padding import SoftPadding
+from constructions.layer.soft_padding import SINK_HEIGHT, SoftPadding
 from constructions.matrix_units import Products, products_of
 from constructions.normalisers import Softmax
 from constructions.sources import AnyConvolution, AnyPooling, stencil_of
@@ -171,7 +171,7 @@ class Comparison:
             keys,
             view.targets,
             gap=encoding.gap(shifts, keys),
-            has_sink=has_sink,
+            sink_height=SINK_HEIGHT if has_sink else None,
             dtype=torch.float64,
         )
         lit = torch.ones(1, 1, *view.pixels.shape)
@@ -294,7 +294,7 @@ def _uniform(view: View, keys: Lattice, geometry: WindowGeometry) -> SoftPadding
     parts = on_axes(Window(geometry.window), geometry.dimension)
     assert parts is not None
     return SoftPadding.of(
-        parts, 1.0, keys, view.targets, gap=1.0, has_sink=False, dtype=torch.float64
+        parts, 1.0, keys, view.targets, gap=1.0, sink_height=None, dtype=torch.float64
     )
 
 

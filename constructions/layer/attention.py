@@ -10,6 +10,7 @@ the border and the evaluation are objects that it is given.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -161,7 +162,10 @@ class MultiHeadSelfAttention(HeadParameters):
         # is not enough to make the peak 1 (T8): then float32 has to be one-hot.
         gap = self.normaliser.one_hot_gap(accumulator(dtype) if self.encoding.crowded else dtype)
         height = self.sink_height
-        return gap if height is None else gap / min(height, 1 - height)
+        if height is None:
+            return gap
+        part = min(height, 1 - height)  # of the gap, that is left on either side of the sink
+        return gap / part if part > 0 else math.inf
 
     def forward(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """Apply the layer.

@@ -6,15 +6,19 @@ padding of the image, and then the ordinary convolution. For scores that are sum
 
     P = r · (P_1 ⊗ … ⊗ P_d)
 
-with one small factor for each axis; r is 1, or with a sink what the sink leaves of each row.
+with one small factor for each axis; r is 1, or with a sink what the sink leaves of each row. A
+factor is a full matrix, or banded: spans of rows, each with the columns that it is not zero on.
 Theorem: `attention_is_soft_padding_then_convolution`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from functools import partial
+from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,10 +29,10 @@ from constructions.formats import accumulator
 from constructions.geometry.lattice import Lattice, displacements, spread
 
 SINK_HEIGHT = 0.5
-"""c: the sink stands at c times the gap below a target. Half is best (T5)."""
+"""c: the sink stands at c times the gap below a target. Half leaves it the largest gap (T5)."""
 
 BLOCK = 32
-"""Rows of a factor that are multiplied at once, and as many more as its widest row has columns."""
+"""The least number of rows of a factor that are multiplied at once, if there are as many."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class SoftPadding:
         kept: (*targets.shape), what the sink leaves of each row; None without a sink.
     """
 
-    factors: tuple[Tensor, ...]
+    factors: tuple[Factor, ...]
     kept: Tensor | None
 
     @classmethod
@@ -52,7 +56,7 @@ class SoftPadding:
         targets: Lattice,
         *,
         gap: float,
-        has_sink: bool,
+        sink_height: float | None,
         dtype: torch.dtype,
         exact: torch.dtype = torch.float64,
         device: torch.device | str | None = None,
@@ -65,36 +69,52 @@ class SoftPadding:
             keys: where the keys stand.
             targets: where the rows stand.
             gap: the unit of the scores, that of the encoding as a whole.
-            has_sink: whether there is a sink, at half the gap.
+            sink_height: how far below a target the sink stands, in gaps; None without a sink.
             dtype: of the result.
             exact: in which scores are formed.
             device: of the result.
         """
         d = keys.dimension
         scale = sharpness / gap
-        factors, logs = [], []
+        factors: list[Factor] = []
+        logs = []
         for axis, part in enumerate(encoding):
             below, highest = _axis_scores(part, keys.axis(axis), targets.axis(axis), exact, device)
             scores = below * scale
-            factors.append(scores.to(accumulator(dtype)).softmax(dim=-1).to(dtype))
+            factors.append(Full(scores.to(accumulator(dtype)).softmax(dim=-1).to(dtype)))
             log = scores.logsumexp(dim=-1) + highest * scale
             logs.append(along(log, axis, d))
         kept = None
-        if has_sink:
+        if sink_height is not None:
             total = sum(logs[1:], start=logs[0])
-            kept = torch.sigmoid(total + SINK_HEIGHT * sharpness).to(dtype)
+            kept = torch.sigmoid(total + sink_height * sharpness).to(dtype)
         return cls(tuple(factors), kept)
 
     def __call__(self, values: Tensor) -> Tensor:
         """P applied to (N, C, *keys.shape): (N, C, *targets.shape), summed in the values' dtype."""
         for axis, factor in enumerate(self.factors):
-            values = _applied(factor.to(values.dtype), values, 2 + axis)
+            values = factor.cast(values.dtype)(values, 2 + axis)
         if self.kept is None:
             return values
         kept = self.kept.to(values.dtype)
         if kept.requires_grad or not self.factors:
             return values * kept
         return values.mul_(kept)  # what has just been made, and nobody else refers to
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> SoftPadding:
+        """The same elsewhere or in another format; entries that are one are still one."""
+        known: dict[int, Tensor] = {}
+
+        def moved(entries: Tensor) -> Tensor:
+            if id(entries) not in known:
+                known[id(entries)] = entries.to(device, dtype)
+            return known[id(entries)]
+
+        factors = tuple(
+            factor.remade(tuple(moved(entries) for entries in factor.tensors))
+            for factor in self.factors
+        )
+        return SoftPadding(factors, None if self.kept is None else self.kept.to(device, dtype))
 
 
 def along(row: Tensor, axis: int, dimension: int) -> Tensor:
@@ -119,27 +139,217 @@ def _axis_scores(
     return rows - highest.unsqueeze(-1), highest
 
 
-Block: TypeAlias = tuple[int, int, int, int]
-"""Rows of a factor, and the columns that they see: first and last + 1 of each."""
+# Factors ------------------------------------------------------------------------------------------
 
 
-def _applied(factor: Tensor, values: Tensor, dim: int) -> Tensor:
-    """Multiply along one axis, leaving out blocks of weights that are exactly zero."""
-    blocks = _blocks(factor)
-    if len(blocks) < 2:
-        return _multiplied(factor, values, dim)
-    if torch.is_grad_enabled() and (factor.requires_grad or values.requires_grad):
-        y: Tensor = InBlocks.apply(factor, values, dim, blocks)  # type: ignore[no-untyped-call]
-        return y
-    return _in_blocks(factor, values, dim, blocks)
+@dataclass(frozen=True)
+class Span:
+    """Rows of a factor, and the columns that they are not zero on: first and last + 1 of each."""
+
+    rows: tuple[int, int]
+    columns: tuple[int, int]
+
+    @property
+    def width(self) -> int:
+        """The columns."""
+        return self.columns[1] - self.columns[0]
+
+    @property
+    def size(self) -> int:
+        """The entries."""
+        return (self.rows[1] - self.rows[0]) * self.width
 
 
-def _blocks(factor: Tensor) -> list[Block]:
-    """What of a factor is multiplied; not more than one block where hardly anything is zero."""
-    total, keys = factor.shape
-    if total < 2 * BLOCK or torch.compiler.is_compiling():
+Remade = Callable[[tuple[Tensor, ...]], "Factor"]
+"""Makes a factor of the same kind and the same spans from other tensors."""
+
+
+class Factor(ABC):
+    """A matrix (targets, keys) that is applied along one axis of an image."""
+
+    @property
+    @abstractmethod
+    def tensors(self) -> tuple[Tensor, ...]:
+        """What it is made of, and differentiated by."""
+
+    @property
+    @abstractmethod
+    def remade(self) -> Remade:
+        """What makes another such factor; it holds no tensor."""
+
+    @property
+    @abstractmethod
+    def matrix(self) -> Tensor:
+        """All entries, (targets, keys), zeros included."""
+
+    @abstractmethod
+    def spans(self) -> Sequence[Span]:
+        """What is multiplied, in order of rows; fewer than two where one product does."""
+
+    @abstractmethod
+    def entries_of(self, spans: Sequence[Span]) -> Sequence[Tensor]:
+        """The entries of each of its spans."""
+
+    @abstractmethod
+    def at_once(self, values: Tensor, dim: int) -> Tensor:
+        """The product, without a look at any entry."""
+
+    @abstractmethod
+    def transposed(self, values: Tensor, dim: int) -> Tensor:
+        """The product of the transposed matrix."""
+
+    @abstractmethod
+    def collected(self, products: Sequence[Tensor], spans: Sequence[Span]) -> tuple[Tensor, ...]:
+        """The gradients of its tensors, from those of the entries of its spans."""
+
+    def cast(self, dtype: torch.dtype) -> Factor:
+        """The same in another format."""
+        return self.remade(tuple(tensor.to(dtype) for tensor in self.tensors))
+
+    def __call__(self, values: Tensor, dim: int) -> Tensor:
+        """The product with what stands along an axis, in the spans alone.
+
+        Traced code is not written for the numbers that it is traced with: then no entry is looked
+        at, and derivatives are torch's own.
+        """
+        if torch.compiler.is_compiling():
+            return self.at_once(values, dim)
+        spans, tensors = self.spans(), self.tensors
+        if len(spans) < 2:
+            return self.at_once(values, dim)
+        if torch.is_grad_enabled() and any(t.requires_grad for t in (values, *tensors)):
+            y: Tensor = InSpans.apply(  # type: ignore[no-untyped-call]
+                values, dim, self.remade, spans, *tensors
+            )
+            return y
+        return _in_spans(self, spans, values, dim)
+
+
+@dataclass(frozen=True)
+class Full(Factor):
+    """A factor that is one matrix, some of whose entries may be exactly zero.
+
+    Args:
+        entries: (targets, keys).
+    """
+
+    entries: Tensor
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The matrix."""
+        return (self.entries,)
+
+    @property
+    def remade(self) -> Remade:
+        """The class itself."""
+        return _full
+
+    @property
+    def matrix(self) -> Tensor:
+        """The matrix."""
+        return self.entries
+
+    def spans(self) -> Sequence[Span]:
+        """Blocks of rows without the zeros beside them, looked for at each call."""
+        return _blocks(self.entries)
+
+    def entries_of(self, spans: Sequence[Span]) -> Sequence[Tensor]:
+        """Parts of the matrix."""
+        return [self.entries[slice(*span.rows), slice(*span.columns)] for span in spans]
+
+    def at_once(self, values: Tensor, dim: int) -> Tensor:
+        """The product with the whole matrix."""
+        return _multiplied(self.entries, values, dim)
+
+    def transposed(self, values: Tensor, dim: int) -> Tensor:
+        """In blocks of its own."""
+        return Full(self.entries.T)(values, dim)
+
+    def collected(self, products: Sequence[Tensor], spans: Sequence[Span]) -> tuple[Tensor, ...]:
+        """One matrix, zero outside of the spans."""
+        return (_spread(products, spans, self.entries.shape[1]),)
+
+
+def _full(tensors: tuple[Tensor, ...]) -> Factor:
+    (entries,) = tensors
+    return Full(entries)
+
+
+@dataclass(frozen=True)
+class Banded(Factor):
+    """A factor of which only the entries of given spans are stored.
+
+    Args:
+        bands: the spans, in order and with all rows.
+        keys: the columns.
+        entries: of each span, (rows, columns); spans that look alike may share one tensor.
+    """
+
+    bands: tuple[Span, ...]
+    keys: int
+    entries: tuple[Tensor, ...]
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The entries."""
+        return self.entries
+
+    @property
+    def remade(self) -> Remade:
+        """The class, with these spans."""
+        return partial(Banded, self.bands, self.keys)
+
+    @property
+    def matrix(self) -> Tensor:
+        """All entries."""
+        return _spread(self.entries, self.bands, self.keys)
+
+    def spans(self) -> Sequence[Span]:
+        """As given."""
+        return self.bands
+
+    def entries_of(self, spans: Sequence[Span]) -> Sequence[Tensor]:
+        """As given."""
+        return self.entries
+
+    def at_once(self, values: Tensor, dim: int) -> Tensor:
+        """The product, with torch's own derivatives."""
+        return _in_spans(self, self.bands, values, dim)
+
+    def transposed(self, values: Tensor, dim: int) -> Tensor:
+        """Of each span, added where their columns meet."""
+        parts = [
+            _multiplied(entries.T, values.narrow(dim, start, end - start), dim)
+            for entries, (start, end) in zip(
+                self.entries, (span.rows for span in self.bands), strict=True
+            )
+        ]
+        return _added([span.columns for span in self.bands], parts, self.keys, dim)
+
+    def collected(self, products: Sequence[Tensor], spans: Sequence[Span]) -> tuple[Tensor, ...]:
+        """As they come."""
+        return tuple(products)
+
+
+def _spread(entries: Sequence[Tensor], spans: Sequence[Span], keys: int) -> Tensor:
+    """The matrix that has these entries in these spans, and zeros beside them."""
+    rows = [
+        F.pad(part, (span.columns[0], keys - span.columns[1]))
+        for part, span in zip(entries, spans, strict=True)
+    ]
+    return torch.cat(rows)
+
+
+def _blocks(matrix: Tensor) -> list[Span]:
+    """What of a full matrix is multiplied; nothing said where hardly anything is zero.
+
+    A block has as many rows as the widest row has columns, or more.
+    """
+    total, keys = matrix.shape
+    if total < 2 * BLOCK:
         return []
-    lit = (factor.detach() != 0).to(torch.uint8)
+    lit = (matrix.detach() != 0).to(torch.uint8)
     first, last = lit.argmax(dim=1), keys - 1 - lit.flip(1).argmax(dim=1)
     firsts, lasts = first.tolist(), last.tolist()
     widest = max(b - a for a, b in zip(firsts, lasts, strict=True)) + 1
@@ -148,80 +358,120 @@ def _blocks(factor: Tensor) -> list[Block]:
         return []
     starts = range(0, total, rows)
     parts = [slice(start, min(start + rows, total)) for start in starts]
-    return [(p.start, p.stop, min(firsts[p]), max(lasts[p]) + 1) for p in parts]
+    return [Span((p.start, p.stop), (min(firsts[p]), max(lasts[p]) + 1)) for p in parts]
 
 
-def _in_blocks(factor: Tensor, values: Tensor, dim: int, blocks: Sequence[Block]) -> Tensor:
+# Products and their derivatives -------------------------------------------------------------------
+
+
+def _in_spans(factor: Factor, spans: Sequence[Span], values: Tensor, dim: int) -> Tensor:
+    """The rows of each span, one after another."""
     parts = [
-        _multiplied(factor[start:end, left:right], values.narrow(dim, left, right - left), dim)
-        for start, end, left, right in blocks
+        _multiplied(entries, values.narrow(dim, span.columns[0], span.width), dim)
+        for entries, span in zip(factor.entries_of(spans), spans, strict=True)
     ]
     return torch.cat(parts, dim=dim)
 
 
-class InBlocks(torch.autograd.Function):
-    """`_in_blocks`, whose derivatives are in blocks too.
+class InSpans(torch.autograd.Function):
+    """`_in_spans`, whose derivatives are in spans too.
 
-    Left to itself, torch spreads the gradient of each block over a whole image of zeros.
+    Left to itself, torch spreads the gradient of each span over a whole image of zeros.
     """
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(factor: Tensor, values: Tensor, dim: int, blocks: Sequence[Block]) -> Tensor:
+    def forward(
+        values: Tensor, dim: int, remade: Remade, spans: Sequence[Span], *tensors: Tensor
+    ) -> Tensor:
         """As without gradients, to the bit."""
-        return _in_blocks(factor.detach(), values.detach(), dim, blocks)
+        factor = remade(tuple(tensor.detach() for tensor in tensors))
+        return _in_spans(factor, spans, values.detach(), dim)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         """Keep what the derivatives are made of."""
-        factor, values, ctx.dim, ctx.blocks = inputs
-        ctx.save_for_backward(factor, values)
-        ctx.save_for_forward(factor, values)
+        values, ctx.dim, ctx.remade, ctx.spans, *tensors = inputs
+        ctx.save_for_backward(values, *tensors)
+        ctx.save_for_forward(values, *tensors)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """The transposed factor; and products of what comes and what was given, summed."""
-        (gradient,), (factor, values) = gradients, ctx.saved_tensors
-        of_factor = of_values = None
+        (gradient,), (values, *tensors) = gradients, ctx.saved_tensors
+        factor: Factor = ctx.remade(tuple(tensors))
+        of_values: Tensor | None = None
+        of_tensors: tuple[Tensor | None, ...] = (None,) * len(tensors)
         if ctx.needs_input_grad[0]:
-            of_factor = _products(gradient, values, ctx.dim, ctx.blocks)
-        if ctx.needs_input_grad[1]:
-            of_values = _applied(factor.T, gradient, ctx.dim)
-        return of_factor, of_values, None, None
+            of_values = factor.transposed(gradient, ctx.dim)
+        if any(ctx.needs_input_grad[4:]):
+            products = [_product(gradient, values, ctx.dim, span) for span in ctx.spans]
+            of_tensors = factor.collected(products, ctx.spans)
+        return of_values, None, None, None, *of_tensors
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
         """The product rule."""
-        (factor, values), (of_factor, of_values, *_) = ctx.saved_tensors, tangents
+        (values, *tensors), (of_values, _, _, _, *of_tensors) = ctx.saved_tensors, tangents
         parts = []
-        if of_factor is not None:
-            parts.append(_multiplied(of_factor, values, ctx.dim))
+        if any(tangent is not None for tangent in of_tensors):
+            moved = (
+                torch.zeros_like(tensor) if tangent is None else tangent
+                for tensor, tangent in zip(tensors, of_tensors, strict=True)
+            )
+            parts.append(ctx.remade(tuple(moved)).at_once(values, ctx.dim))
         if of_values is not None:
-            parts.append(_in_blocks(factor, of_values, ctx.dim, ctx.blocks))
+            parts.append(_in_spans(ctx.remade(tuple(tensors)), ctx.spans, of_values, ctx.dim))
         total: Tensor = sum(parts[1:], start=parts[0])
         return total
 
 
-def _products(rows: Tensor, columns: Tensor, dim: int, blocks: Sequence[Block]) -> Tensor:
-    """The gradient of a factor: products along one axis, summed over all others."""
-    keys, last = columns.shape[dim], columns.dim() - 1
+def _product(rows: Tensor, columns: Tensor, dim: int, span: Span) -> Tensor:
+    """The gradient of a span's entries: products along one axis, summed over all others."""
+    above = rows.narrow(dim, span.rows[0], span.rows[1] - span.rows[0])
+    beside = columns.narrow(dim, span.columns[0], span.width)
+    if dim == columns.dim() - 1:
+        return above.flatten(0, -2).T @ beside.flatten(0, -2)
+    return (above.flatten(dim + 1) @ beside.flatten(dim + 1).mT).flatten(0, -3).sum(0)
 
-    def part(start: int, end: int, left: int, right: int) -> Tensor:
-        above = rows.narrow(dim, start, end - start)
-        beside = columns.narrow(dim, left, right - left)
-        if dim == last:
-            product = above.flatten(0, -2).T @ beside.flatten(0, -2)
+
+def _added(
+    places: Sequence[tuple[int, int]], parts: Sequence[Tensor], total: int, dim: int
+) -> Tensor:
+    """Parts of an axis, each put to its place, and the sum where places meet.
+
+    Args:
+        places: first and last + 1 of each part.
+        parts: what is added, along `dim`.
+        total: the length of the axis.
+        dim: the axis.
+    """
+    edges = sorted({0, total, *(edge for place in places for edge in place)})
+    waiting = sorted(range(len(parts)), key=lambda number: places[number][0], reverse=True)
+    here: list[int] = []
+    sums = []
+    for left, right in pairwise(edges):
+        here = [number for number in here if places[number][1] > left]
+        while waiting and places[waiting[-1]][0] == left:
+            here.append(waiting.pop())
+        # In torch's own order, the last part first, so that the sum has its bits.
+        stretches = [
+            parts[number].narrow(dim, left - places[number][0], right - left)
+            for number in sorted(here, reverse=True)
+        ]
+        if stretches:
+            sums.append(sum(stretches[1:], start=stretches[0]))
         else:
-            product = (above.flatten(dim + 1) @ beside.flatten(dim + 1).mT).flatten(0, -3).sum(0)
-        return F.pad(product, (left, keys - right))
+            shape = [*parts[0].shape]
+            shape[dim] = right - left
+            sums.append(parts[0].new_zeros(shape))
+    return torch.cat(sums, dim=dim)
 
-    return torch.cat([part(*block) for block in blocks])
 
-
-def _multiplied(factor: Tensor, values: Tensor, dim: int) -> Tensor:
+def _multiplied(matrix: Tensor, values: Tensor, dim: int) -> Tensor:
     if dim == values.dim() - 1:
-        return values @ factor.T
+        return values @ matrix.T
     # The axis is made the rows of matrices, so that nothing is moved in memory.
-    rows = factor @ values.flatten(dim + 1)
+    rows = matrix @ values.flatten(dim + 1)
     return rows.reshape(*rows.shape[:-1], *values.shape[dim + 1 :])

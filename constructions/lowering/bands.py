@@ -1,91 +1,26 @@
 """Bands: the soft padding of positional heads on given lattices, with windows for sharp heads.
 
-One factor for each axis, in blocks of rows, each with the columns that its windows need. A window
+One factor for each axis, in spans of rows, each with the columns that its windows need. A window
 leaves out what is provably below a tolerance. Theorem: `positional_heads_are_convolutions`.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from constructions.encodings import Encoding, on_axes, relative_score_error
-from constructions.formats import unit_roundoff
+from constructions.encodings import Encoding
+from constructions.formats import DOUBLE, OWN, unit_roundoff
 from constructions.geometry.lattice import Lattice
-from constructions.layer.soft_padding import SoftPadding, along
-
-DOUBLE = torch.float64
-
-ROWS = 32
-"""Rows of a factor that are multiplied at once: at least these, and as many as a window is wide."""
-
-OWN = 1 + 2**-30
-"""Covers what the bound itself, computed in float64 from terms of one sign, has lost."""
+from constructions.layer.soft_padding import BLOCK, Banded, SoftPadding, Span, along
 
 LOWEST = 746.0
 """Below -LOWEST an exponential is less than half of the smallest float64."""
-
-
-@dataclass(frozen=True)
-class Span:
-    """Rows of a factor, and the columns that they are not zero on."""
-
-    rows: tuple[int, int]
-    columns: tuple[int, int]
-
-    @property
-    def size(self) -> int:
-        """The entries."""
-        return (self.rows[1] - self.rows[0]) * (self.columns[1] - self.columns[0])
-
-
-@dataclass(frozen=True)
-class Banded:
-    """P on given lattices, as bands.
-
-    Args:
-        factors: for each axis the spans in order of rows, and the entries of each.
-        kept: (*targets.shape), what a sink leaves of each row; None without a sink.
-        outside: (*targets.shape), float64, a bound on the mass of a row outside of its window.
-    """
-
-    factors: tuple[tuple[tuple[Span, Tensor], ...], ...]
-    kept: Tensor | None
-    outside: Tensor
-
-    def __call__(self, values: Tensor) -> Tensor:
-        """P applied to (N, C, *keys.shape), in the format of its entries: (N, C, *targets)."""
-        for axis, factor in enumerate(self.factors):
-            dim = 2 + axis
-            parts = []
-            for span, entries in factor:
-                first, end = span.columns
-                window = values.narrow(dim, first, end - first)
-                if dim == values.dim() - 1:
-                    parts.append(window @ entries.T)
-                else:
-                    # The axis is made the rows of matrices, so that nothing is moved in memory.
-                    rows = entries @ window.flatten(dim + 1)
-                    parts.append(rows.reshape(*rows.shape[:-1], *values.shape[dim + 1 :]))
-            values = torch.cat(parts, dim=dim)
-        return values if self.kept is None else values * self.kept
-
-    def to(self, device: torch.device, dtype: torch.dtype) -> Banded:
-        """The same in another format, entries that are one still one."""
-        moved: dict[int, Tensor] = {}
-        for factor in self.factors:
-            for _, entries in factor:
-                if id(entries) not in moved:
-                    moved[id(entries)] = entries.to(device, dtype)
-        factors = tuple(
-            tuple((span, moved[id(entries)]) for span, entries in factor) for factor in self.factors
-        )
-        kept = None if self.kept is None else self.kept.to(device, dtype)
-        return Banded(factors, kept, self.outside)
 
 
 class Scores(Protocol):
@@ -95,17 +30,39 @@ class Scores(Protocol):
     def has_sink(self) -> bool:
         """Whether there is a sink."""
 
+    @property
+    def precision(self) -> float | None:
+        """The precision that the representation names; None where scores have none."""
+
     def width(self, axis: int, keys: Lattice, tolerance: float) -> int:
         """How many keys a window has on either side of the nearest one."""
 
     def spans(self, axis: int, keys: Lattice, targets: Lattice, tolerance: float) -> list[Span]:
         """Where the factor of an axis is not zero."""
 
-    def padding(self, keys: Lattice, targets: Lattice, tolerance: float) -> Banded:
-        """P, in float64 on the CPU."""
+    def padding(self, keys: Lattice, targets: Lattice, tolerance: float) -> SoftPadding:
+        """P, its factors banded, in float64 on the CPU."""
+
+    def mass_outside(self, keys: Lattice, targets: Lattice, tolerance: float) -> Tensor:
+        """τ: a bound on the mass of each row outside of its window, (*targets.shape), float64."""
 
     def score_error(self, keys: Lattice, queries: Lattice) -> float:
         """What a computed score, over all, may err."""
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """A factor of P, and what it was normalised by.
+
+    Args:
+        factor: the windowed rows of the axis.
+        log_sum: log of the sum in each window, its nearest key at 1.
+        peak: the score of that key.
+    """
+
+    factor: Banded
+    log_sum: Tensor
+    peak: Tensor
 
 
 @dataclass(frozen=True)
@@ -151,7 +108,7 @@ class Squares:
         width, last = self.width(axis, keys, tolerance), keys.shape[axis] - 1
         nearest = self._nearest(axis, keys, targets)
         total = len(nearest)
-        rows = max(ROWS, 2 * width)
+        rows = max(BLOCK, 2 * width)
         starts = list(range(0, total, rows))
         ends = [min(start + rows, total) for start in starts]
         lows = (nearest[starts] - width).clamp(min=0).tolist()
@@ -161,23 +118,34 @@ class Squares:
             for start, end, low, high in zip(starts, ends, lows, highs, strict=True)
         ]
 
-    def padding(self, keys: Lattice, targets: Lattice, tolerance: float) -> Banded:
-        """P, in float64 on the CPU."""
-        factors, outside, logs = [], [], []
-        for axis in range(keys.dimension):
+    def padding(self, keys: Lattice, targets: Lattice, tolerance: float) -> SoftPadding:
+        """P, its factors banded, in float64 on the CPU."""
+        axes = [self._factor(axis, keys, targets, tolerance) for axis in range(keys.dimension)]
+        return SoftPadding(tuple(axis.factor for axis in axes), self._left_by_sink(axes))
+
+    def mass_outside(self, keys: Lattice, targets: Lattice, tolerance: float) -> Tensor:
+        """τ: a bound on the mass of each row outside of its window, equations (10) and (11)."""
+        axes = [self._factor(axis, keys, targets, tolerance) for axis in range(keys.dimension)]
+        outside = []
+        for axis, found in enumerate(axes):
             width = self.width(axis, keys, tolerance)
-            factor, total, peak = self._factor(axis, keys, targets, tolerance)
-            tails = self._tails(axis, keys, targets, width) / total.exp()
-            factors.append(factor)
+            tails = self._tails(axis, keys, targets, width) / found.log_sum.exp()
             outside.append(along(tails, axis, keys.dimension))
-            logs.append(along(total + peak, axis, keys.dimension))
         mass = sum(outside[1:], start=outside[0]).expand(targets.shape).clamp(max=1.0)
-        kept = None
-        if self.sink is not None:
-            kept = torch.sigmoid(sum(logs[1:], start=logs[0]) - self.sink)
-            # The sink keeps the same of what is outside, and the window has not got it all.
-            mass = mass * (kept / (1 - mass)).clamp(max=1.0)
-        return Banded(tuple(factors), kept, mass * OWN)
+        left = self._left_by_sink(axes)
+        if left is not None:
+            # The sink leaves the same of what is outside, and the window has not got it all.
+            mass = mass * (left / (1 - mass)).clamp(max=1.0)
+        return mass * OWN
+
+    def _left_by_sink(self, axes: Sequence[_Axis]) -> Tensor | None:
+        """r': what the sink leaves of each windowed row."""
+        if self.sink is None:
+            return None
+        logs = [
+            along(found.log_sum + found.peak, axis, len(axes)) for axis, found in enumerate(axes)
+        ]
+        return torch.sigmoid(sum(logs[1:], start=logs[0]) - self.sink)
 
     def score_error(self, keys: Lattice, queries: Lattice) -> float:
         """Four roundings of a score that counts."""
@@ -189,16 +157,15 @@ class Squares:
         steps = (places.to(DOUBLE) + self.fraction[axis]) / keys.spacing[axis]
         return steps.round().clamp(0, keys.shape[axis] - 1).long()
 
-    def _factor(
-        self, axis: int, keys: Lattice, targets: Lattice, tolerance: float
-    ) -> tuple[tuple[tuple[Span, Tensor], ...], Tensor, Tensor]:
-        """Bands, log of the sum in each window below its nearest key, and the score there."""
+    def _factor(self, axis: int, keys: Lattice, targets: Lattice, tolerance: float) -> _Axis:
+        """The factor of an axis."""
         fraction, width = self.fraction[axis], self.width(axis, keys, tolerance)
         nearest = self._nearest(axis, keys, targets)
         at_keys, at_targets = keys.axes()[axis], targets.axes()[axis]
         known: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
-        factor, totals = [], []
-        for span in self.spans(axis, keys, targets, tolerance):
+        spans = tuple(self.spans(axis, keys, targets, tolerance))
+        blocks, log_sums = [], []
+        for span in spans:
             (start, end), (first, stop) = span.rows, span.columns
             ends = nearest[[start, end - 1]] - first
             # Blocks that look alike are one.
@@ -218,11 +185,12 @@ class Squares:
                 beyond = (number - nearest[start:end, None]).abs() > width
                 scores = scores.masked_fill(beyond, -math.inf)
                 known[alike] = scores.softmax(dim=-1), scores.logsumexp(dim=-1)
-            entries, total = known[alike]
-            factor.append((span, entries))
-            totals.append(total)
+            entries, log_sum = known[alike]
+            blocks.append(entries)
+            log_sums.append(log_sum)
         peak = (at_keys[nearest] - at_targets).to(DOUBLE) - fraction
-        return tuple(factor), torch.cat(totals), -self.precision * peak.square()
+        factor = Banded(spans, keys.shape[axis], tuple(blocks))
+        return _Axis(factor, torch.cat(log_sums), -self.precision * peak.square())
 
     def _tails(self, axis: int, keys: Lattice, targets: Lattice, width: int) -> Tensor:
         """A bound on each row's mass outside of its window, its nearest key at 1."""
@@ -254,13 +222,23 @@ class SumOverAxes:
         encoding: the encoding.
         shifts: of the heads, which its gap is for.
         sharpness: the gap in score.
-        has_sink: whether there is a sink.
+        sink_height: how far below a target the sink stands, in gaps; None without a sink.
     """
 
     encoding: Encoding
     shifts: tuple[tuple[float, ...], ...]
     sharpness: float
-    has_sink: bool
+    sink_height: float | None
+
+    @property
+    def has_sink(self) -> bool:
+        """Whether there is a sink."""
+        return self.sink_height is not None
+
+    @property
+    def precision(self) -> None:
+        """None: its scores need not be squares."""
+        return None
 
     def width(self, axis: int, keys: Lattice, tolerance: float) -> int:
         """All keys."""
@@ -270,9 +248,9 @@ class SumOverAxes:
         """One block."""
         return [Span((0, targets.shape[axis]), (0, keys.shape[axis]))]
 
-    def padding(self, keys: Lattice, targets: Lattice, tolerance: float) -> Banded:
-        """P, in float64 on the CPU."""
-        parts = on_axes(self.encoding, keys.dimension)
+    def padding(self, keys: Lattice, targets: Lattice, tolerance: float) -> SoftPadding:
+        """P, in float64 on the CPU, each factor in one span: as many products as are counted."""
+        parts = self.encoding.axes(keys.dimension)
         assert parts is not None
         whole = SoftPadding.of(
             parts,
@@ -280,17 +258,25 @@ class SumOverAxes:
             keys,
             targets,
             gap=self.encoding.gap(torch.tensor(self.shifts, dtype=DOUBLE), keys),
-            has_sink=self.has_sink,
+            sink_height=self.sink_height,
             dtype=DOUBLE,
         )
         factors = tuple(
-            ((self.spans(axis, keys, targets, tolerance)[0], factor),)
+            Banded(
+                tuple(self.spans(axis, keys, targets, tolerance)),
+                keys.shape[axis],
+                (factor.matrix,),
+            )
             for axis, factor in enumerate(whole.factors)
         )
-        return Banded(factors, whole.kept, torch.zeros(targets.shape, dtype=DOUBLE))
+        return SoftPadding(factors, whole.kept)
+
+    def mass_outside(self, keys: Lattice, targets: Lattice, tolerance: float) -> Tensor:
+        """None, as there are no windows."""
+        return torch.zeros(targets.shape, dtype=DOUBLE)
 
     def score_error(self, keys: Lattice, queries: Lattice) -> float:
         """The encoding's own, and three roundings of a score that counts."""
         shifts = torch.tensor(self.shifts, dtype=DOUBLE)
         own = 8 * unit_roundoff(DOUBLE) * (LOWEST + self.sharpness)
-        return own + self.sharpness * relative_score_error(self.encoding, shifts, keys)
+        return own + self.sharpness * self.encoding.relative_score_error(shifts, keys)

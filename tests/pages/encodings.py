@@ -18,7 +18,7 @@ from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 
 from constructions import attention_from_conv, certify
-from constructions.encodings import ENCODINGS, Mixing, on_axes
+from constructions.encodings import ENCODINGS, Mixing
 from constructions.formats import FORMATS
 from constructions.geometry.lattice import Lattice
 from constructions.layer.attention import MultiHeadSelfAttention
@@ -253,7 +253,7 @@ def _described(name: str) -> list[str]:
     lattice = Lattice.box((GRIDS[0],) * shifts.shape[1])
     width = encoding.encode(shifts, shifts, lattice)[0].shape[-1]
     natural = [mode for mode in PADDING_MODES if _is_natural(name, mode)]
-    factors = not isinstance(encoding, Mixing) and on_axes(encoding, 1) is not None
+    factors = not isinstance(encoding, Mixing) and encoding.axes(1) is not None
     theorem = str(encoding.theorem)
     return [
         f"`{name}`",

@@ -21,7 +21,6 @@ from constructions.encodings import (
     IMPOSSIBLE,
     Encoding,
     Gaussian,
-    on_axes,
 )
 from constructions.formats import FORMATS
 from constructions.geometry.lattice import Lattice, displacements
@@ -155,7 +154,7 @@ def below_peak(encoding: Encoding, places: Tensor, shifts: Tensor, grid: Lattice
 GRID = Lattice.box((4, 5))
 PLACES = displacements(GRID, GRID).positions().double()
 SHIFTS = Lattice((3, 2), (1, 2), (-1, 0)).positions().double()
-FACTORING = {n: e for n, e in ENCODINGS.items() if on_axes(e, 2) is not None and n != "alibi"}
+FACTORING = {n: e for n, e in ENCODINGS.items() if e.axes(2) is not None and n != "alibi"}
 OTHERS = {
     "flattened": ENCODINGS["flattened"],
     "circle": ENCODINGS["circle"],
@@ -169,7 +168,7 @@ OTHERS = {
 def test_score_of_an_encoding_that_factors_is_a_sum_over_axes_of_functions_of_the_distance(
     encoding: Encoding,
 ) -> None:
-    parts = on_axes(encoding, 2)
+    parts = encoding.axes(2)
     assert parts is not None
     here = torch.zeros(1, 1, dtype=torch.float64)
     whole = below_peak(encoding, PLACES, SHIFTS, GRID)
@@ -188,7 +187,7 @@ def test_score_of_an_encoding_that_factors_is_a_sum_over_axes_of_functions_of_th
 @pytest.mark.evidence("attention_is_soft_padding_then_convolution", "control")
 @pytest.mark.parametrize("encoding", OTHERS.values(), ids=OTHERS)
 def test_score_of_an_encoding_that_does_not_factor_is_no_sum_over_axes(encoding: Encoding) -> None:
-    assert on_axes(encoding, 2) is None
+    assert encoding.axes(2) is None
     box = displacements(GRID, GRID)
     scores = below_peak(encoding, PLACES, SHIFTS, GRID).reshape(-1, *box.shape)
     mixed = scores.diff(dim=1).diff(dim=2)  # 0 for f(δ_1) + g(δ_2)

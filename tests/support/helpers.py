@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import pytest
@@ -16,7 +16,7 @@ from constructions import attention_from_conv
 from constructions.layer.attention import MultiHeadSelfAttention
 from constructions.sources import AnyConvolution
 
-__all__ = ["Scores", "enlivened", "filled", "integers", "papers_layer", "refused", "traced"]
+__all__ = ["Scores", "enlivened", "filled", "integers", "papers_layer", "refused", "sunk", "traced"]
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -46,6 +46,14 @@ def enlivened(layer: MultiHeadSelfAttention) -> MultiHeadSelfAttention:
         for name in ("query", "key", "content_bias", "positional_key"):
             parameter = getattr(layer, name)
             parameter.copy_(integers(*parameter.shape).roll(1))
+    return layer
+
+
+def sunk(layer: MultiHeadSelfAttention, height: float) -> MultiHeadSelfAttention:
+    """The layer with its sink at another height, at the sharpness that it has."""
+    if layer.positional_sharpness is None:
+        layer.positional_sharpness = nn.Parameter(torch.tensor(layer.sharpness).double())
+    layer.boundary_rule = replace(layer.boundary_rule, sink_height=height)
     return layer
 
 

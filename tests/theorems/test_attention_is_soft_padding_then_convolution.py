@@ -24,12 +24,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from constructions import attention_from_conv, certify, formats
 from constructions.certificate import bounds
-from constructions.encodings import Quadratic, relative_score_error
+from constructions.encodings import Quadratic
 from constructions.geometry.lattice import Lattice
 from constructions.geometry.view import View
 from constructions.layer import soft_padding
 from constructions.layer.attention import MultiHeadSelfAttention
-from constructions.layer.soft_padding import SoftPadding
+from constructions.layer.soft_padding import Full, SoftPadding, Span
 from constructions.layer.structure import kernel, products
 from constructions.normalisers import Softmax
 from tests.support.helpers import filled, integers
@@ -172,8 +172,8 @@ class Softmaxes:
         sink, shape = self.layer.has_sink, self.keys.shape
         score_error = ball(
             self.layer.sharpness
-            * relative_score_error(
-                self.layer.encoding, torch.zeros(1, self.keys.dimension), self.keys
+            * self.layer.encoding.relative_score_error(
+                torch.zeros(1, self.keys.dimension), self.keys
             )
         )
         if way == "dense":
@@ -199,7 +199,7 @@ class Softmaxes:
 
 def product_row(padding: SoftPadding, at: Sequence[int]) -> list[arb]:
     """A row of P: the exact product of the stored factors."""
-    rows = [factor[i].tolist() for factor, i in zip(padding.factors, at, strict=True)]
+    rows = [factor.matrix[i].tolist() for factor, i in zip(padding.factors, at, strict=True)]
     kept = arb(1) if padding.kept is None else arb(padding.kept[tuple(at)].item())
     return [kept * math.prod(map(arb, weights), start=arb(1)) for weights in product(*rows)]
 
@@ -244,12 +244,14 @@ def right(padding: SoftPadding, values: Tensor) -> Tensor:
 
 
 def not_normalised(padding: SoftPadding, values: Tensor) -> Tensor:
-    factors = tuple(factor / factor.amax(-1, keepdim=True) for factor in padding.factors)
+    factors = tuple(
+        Full(factor.matrix / factor.matrix.amax(-1, keepdim=True)) for factor in padding.factors
+    )
     return replace(padding, factors=factors)(values)
 
 
 def normalised_over_targets(padding: SoftPadding, values: Tensor) -> Tensor:
-    factors = tuple(factor / factor.sum(0) for factor in padding.factors)
+    factors = tuple(Full(factor.matrix / factor.matrix.sum(0)) for factor in padding.factors)
     return replace(padding, factors=factors)(values)
 
 
@@ -258,13 +260,15 @@ def swapped_axes(padding: SoftPadding, values: Tensor) -> Tensor:
 
 
 def moved_by_one(padding: SoftPadding, values: Tensor) -> Tensor:
-    return replace(padding, factors=tuple(f.roll(1, 0) for f in padding.factors))(values)
+    factors = tuple(Full(factor.matrix.roll(1, 0)) for factor in padding.factors)
+    return replace(padding, factors=factors)(values)
 
 
 def one_axis_alone(padding: SoftPadding, values: Tensor) -> Tensor:
     first, second = padding.factors
-    one_hot = (second == second.amax(-1, keepdim=True)).to(second)
-    return replace(padding, factors=(first, one_hot))(values)
+    matrix = second.matrix
+    one_hot = (matrix == matrix.amax(-1, keepdim=True)).to(matrix)
+    return replace(padding, factors=(first, Full(one_hot)))(values)
 
 
 def sink_forgotten(padding: SoftPadding, values: Tensor) -> Tensor:
@@ -730,8 +734,8 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     found: list[int] = []
     blocks_of = soft_padding._blocks
 
-    def noted(factor: Tensor) -> list[soft_padding.Block]:
-        blocks = blocks_of(factor)
+    def noted(matrix: Tensor) -> list[Span]:
+        blocks = blocks_of(matrix)
         found.append(len(blocks))
         return blocks
 
@@ -785,7 +789,7 @@ def test_products_in_blocks_have_all_derivatives(
     given = (weights.requires_grad_(), values.requires_grad_())
 
     def in_blocks(weights: Tensor, values: Tensor) -> Tensor:
-        return soft_padding._applied(weights * band, values, dim)
+        return Full(weights * band)(values, dim)
 
     def whole(weights: Tensor, values: Tensor) -> Tensor:
         return (values.movedim(dim, -1) @ (weights * band).T).movedim(-1, dim)
@@ -988,10 +992,10 @@ def test_factors_are_banded_with_the_stated_width_and_hardly_less(
         keys,
         targets,
         gap=1.0,
-        has_sink=False,
+        sink_height=None,
         dtype=dtype,
     )
-    (factor,) = padding.factors
+    (factor,) = (factor.matrix for factor in padding.factors)
     width = theory.band(alpha, Softmax().one_hot_gap(dtype))
     t = targets.positions()[:, 0]
     distance = (torch.arange(n) - t.clamp(0, n - 1)[:, None]).abs()
@@ -1020,13 +1024,14 @@ def test_narrower_band_is_rejected() -> None:
         keys,
         keys,
         gap=1.0,
-        has_sink=False,
+        sink_height=None,
         dtype=torch.float32,
     )
     distance = (torch.arange(40) - torch.arange(40)[:, None]).abs()
     assert theory.band(1.0, Softmax().one_hot_gap(torch.float32)) == 10
-    assert not padding.factors[0][distance > 10].any()
-    assert padding.factors[0][distance > 8].any()
+    (factor,) = (factor.matrix for factor in padding.factors)
+    assert not factor[distance > 10].any()
+    assert factor[distance > 8].any()
 
 
 # Outside of the reals -----------------------------------------------------------------------------

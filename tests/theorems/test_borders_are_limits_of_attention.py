@@ -22,15 +22,14 @@ from torch import Tensor, nn
 
 from constructions import attention_from_conv
 from constructions.certificate import bounds
-from constructions.encodings import Encoding, EncodingLike, Periodic, relative_score_error
+from constructions.encodings import Encoding, EncodingLike, Periodic
 from constructions.formats import FORMATS
 from constructions.geometry.lattice import Lattice
 from constructions.geometry.padding_modes import Zeros
-from constructions.layer import attention as attention_module
 from constructions.layer.attention import MultiHeadSelfAttention
 from constructions.normalisers import Softmax
 from tests.support import heads
-from tests.support.helpers import refused
+from tests.support.helpers import sunk, refused
 from tests.support.ledger import record
 from tests.support.oracle import convolve_module, exact_error, exactly, numbers
 from tests.support.strategies import (
@@ -458,7 +457,7 @@ class Row:
             gap = layer.encoding.gap(torch.zeros(1, rank), box)
             leak = theory.circle_leak(Fraction(alpha) / Fraction(gap), targets.shape, bits=BITS)
             bound = theory.circle_leak_bound(alpha, rank, bits=BITS)
-            error = alpha * relative_score_error(layer.encoding, torch.zeros(1, rank), box)
+            error = alpha * layer.encoding.relative_score_error(torch.zeros(1, rank), box)
         else:
             sink = Fraction(1, 2) if layer.has_sink else None
             leak = theory.border_leak(
@@ -637,16 +636,14 @@ def sweep(rank: int, name: str) -> tuple[Case, int]:
 @pytest.mark.parametrize("name", ["padding", "transposed", "apart"])
 @pytest.mark.parametrize("depth", ["-1/4", "0", "1/100", "1/4", "1/2", "3/4", "1", "5/4", "2", "4"])
 def test_sink_pads_with_zeros_exactly_between_its_ends(
-    rank: int, name: str, depth: str, monkeypatch: pytest.MonkeyPatch
+    rank: int, name: str, depth: str
 ) -> None:
     # Equations (9) and (10): beyond the ends another key wins, at them there is a tie.
     case, mu = sweep(rank, name)
     c, targets = Fraction(depth), Targets.of(case)
-    monkeypatch.setattr(attention_module, "SINK_HEIGHT", float(c))
     gaps = [g for g in (c, mu - c, Fraction(1, 4)) if g > 0]
-    layer = attention_from_conv(
-        case.conv, sharpness=Softmax().one_hot_gap(torch.float64) / float(min(gaps))
-    )
+    sharpness = Softmax().one_hot_gap(torch.float64) / float(min(gaps))
+    layer = sunk(attention_from_conv(case.conv, sharpness=sharpness), float(c))
     weights = weights_of(layer, case)
     assert np.array_equal(weights, targets.nearest(c))
     assert continues_as(layer, case, "zeros") is (0 < c < mu)
@@ -828,12 +825,12 @@ def test_a_forgotten_sink_replicates(rank: int) -> None:
 @every_rank
 @pytest.mark.parametrize("depth", [-0.5, 0.0, 1.0, 1.5])
 def test_a_sink_at_the_wrong_height_does_not_pad_with_zeros(
-    rank: int, depth: float, monkeypatch: pytest.MonkeyPatch
+    rank: int, depth: float
 ) -> None:
     case = uneven(rank, "zeros")
     layer = attention_from_conv(case.conv, evaluation="dense")
     assert torch.equal(case.run(layer), case.run(case.conv))
-    monkeypatch.setattr(attention_module, "SINK_HEIGHT", depth)
+    sunk(layer, depth)
     assert not continues_as(layer, case, "zeros")
     assert not torch.equal(case.run(layer), case.run(case.conv))
 
@@ -872,7 +869,7 @@ def test_a_periodic_encoding_of_the_wrong_period_does_not_go_round(rank: int, lo
 @control
 @every_rank
 def test_no_sink_tells_a_periodic_head_that_it_has_left_the_image(
-    rank: int, monkeypatch: pytest.MonkeyPatch
+    rank: int
 ) -> None:
     # A target beyond the edge has the scores of its residue, so either the sink takes both or none.
     case = uneven(rank, "circular")
@@ -881,7 +878,7 @@ def test_no_sink_tells_a_periodic_head_that_it_has_left_the_image(
     assert layer.has_sink
     assert layer.encoding == Periodic()
     for depth in (0.5, 1.5, -0.5):
-        monkeypatch.setattr(attention_module, "SINK_HEIGHT", depth)
+        sunk(layer, depth)
         assert not continues_as(layer, case, "zeros")
         assert (weights_of(layer, case)[..., -1] == (depth < 0)).all()
 

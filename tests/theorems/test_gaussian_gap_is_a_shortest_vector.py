@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from constructions import attention_from_conv, certify
 from constructions.encodings.absolute import Absolute
-from constructions.encodings.base import on_axes
 from constructions.encodings.gaussian import Gaussian, Matrix
 from constructions.formats import FORMATS
 from constructions.geometry.lattice import Lattice
@@ -374,13 +373,13 @@ def test_a_diagonal_precision_is_the_sum_of_its_axes(matrix: Matrix, data: st.Da
     d = len(matrix)
     delta = [data.draw(st.integers(-9, 9)) for _ in range(d)]
     shift = [float(data.draw(st.integers(-9, 9))) for _ in range(d)]
-    parts = on_axes(Gaussian(matrix), d)
+    parts = Gaussian(matrix).axes(d)
     assert parts is not None
     total = 0.0
     for axis, part in enumerate(parts):
         assert isinstance(part, Gaussian)
         line = Lattice.box((9,))
-        assert on_axes(Gaussian(SLANTED), 2) is None
+        assert Gaussian(SLANTED).axes(2) is None
         total += computed_scores(part, [[delta[axis]]], [shift[axis]], line)[0]
     assert [total] == computed_scores(Gaussian(matrix), [delta], shift, Lattice.box((9,) * d))
 

@@ -18,12 +18,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from constructions import attention_from_conv, formats
-from constructions.layer import attention as attention_module
 from constructions.normalisers import NORMALISERS, Entmax, Normaliser, Relu, Sigmoid, Softmax, Top1
 from constructions.normalisers import base as normalisers
 from constructions.normalisers.gates import peak_height
 from tests.support import heads
-from tests.support.helpers import filled, integers, refused
+from tests.support.helpers import sunk, filled, integers, refused
 from tests.support.ledger import record
 from tests.support.oracle import convolve_module, exact_error, numbers
 from tests.support.strategies import Case, integer_cases, sharpnesses
@@ -702,12 +701,13 @@ def test_threshold_below_zero_is_not_one_hot_at_the_gap() -> None:
 
 
 @control
-def test_sink_at_full_height_is_not_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sink_at_full_height_is_not_exact() -> None:
     conv, x = filled(nn.Conv1d(1, 1, 3, padding=1, bias=False)), integers(1, 1, 5) + 5
     options: dict[str, Any] = {"normaliser": "top1", "boundary": "natural"}
     assert is_exact(conv, x, **options)
-    monkeypatch.setattr(attention_module, "SINK_HEIGHT", 1.0)
-    assert not is_exact(conv, x, **options)
+    layer = attention_from_conv(conv, evaluation="dense", **options)
+    assert torch.equal(layer(x), conv(x))
+    assert not torch.equal(sunk(layer, 1.0)(x), conv(x))
 
 
 @control

@@ -28,8 +28,10 @@ from constructions.formats import FORMATS, unit_roundoff
 from constructions.geometry.lattice import Lattice
 from constructions.geometry.view import View
 from constructions.layer.attention import MultiHeadSelfAttention
-from constructions.lowering.bands import Banded, Squares
-from constructions.lowering.lowered import Group, Lowered, lower
+from constructions.layer.soft_padding import SoftPadding
+from constructions.lowering import Lowered, lower
+from constructions.lowering.bands import Squares
+from constructions.lowering.groups import Group
 from constructions.normalisers.quotients import Entmax
 from tests.support.helpers import filled, integers, refused
 from tests.support.ledger import record
@@ -508,11 +510,12 @@ def outside_ratios(drawn: tuple[Squares, Lattice, Lattice, float]) -> Iterator[t
     """For each target, the mass outside of its window, and the bound on it."""
     scores, keys, targets, tolerance = drawn
     padding = scores.padding(keys, targets, tolerance)
+    outside = scores.mass_outside(keys, targets, tolerance)
     inside: list[list[list[bool]]] = []
     for axis, factor in enumerate(padding.factors):
         kept = [[False] * keys.shape[axis] for _ in range(targets.shape[axis])]
         # What a weight that underflowed would have been is in its window all the same.
-        for span, _ in factor:
+        for span in factor.spans():
             nearest = scores._nearest(axis, keys, targets)
             width = scores.width(axis, keys, tolerance)
             for row in range(*span.rows):
@@ -533,7 +536,7 @@ def outside_ratios(drawn: tuple[Squares, Lattice, Lattice, float]) -> Iterator[t
         whole = math.prod((wholes[axis][i] for axis, i in enumerate(t)), start=arb(1))
         part = math.prod((parts[axis][i] for axis, i in enumerate(t)), start=arb(1))
         mass = (whole - part) / (whole + sink)
-        yield float(mass.mid()), float(padding.outside[t])
+        yield float(mass.mid()), float(outside[t])
 
 
 @bounded
@@ -767,8 +770,11 @@ def ratio_of(lowered: Lowered, layer: MultiHeadSelfAttention, case: Case) -> flo
         return worst(lowered(case.x), lowered.error_bound(case.x), truth, 1)
 
 
+Change = Callable[[SoftPadding], SoftPadding]
+
+
 @contextmanager
-def patched(monkeypatch: pytest.MonkeyPatch, change: Callable[[Banded], Banded]) -> Iterator[None]:
+def patched(monkeypatch: pytest.MonkeyPatch, change: Change) -> Iterator[None]:
     """Paddings that are wrong."""
     right = Squares.padding
     with monkeypatch.context() as patch:
@@ -776,36 +782,41 @@ def patched(monkeypatch: pytest.MonkeyPatch, change: Callable[[Banded], Banded])
         yield
 
 
-def reversed_rows(padding: Banded) -> Banded:
-    """The kernel with δ as -δ."""
+def changed(padding: SoftPadding, change: Callable[[Tensor], Tensor]) -> SoftPadding:
+    """Every factor with other entries."""
     factors = tuple(
-        tuple((span, entries.flip(-1).flip(0).roll(1, 0)) for span, entries in factor)
+        factor.remade(tuple(change(entries) for entries in factor.tensors))
         for factor in padding.factors
     )
     return replace(padding, factors=factors)
 
 
-def not_renormalised(padding: Banded) -> Banded:
+def reversed_rows(padding: SoftPadding) -> SoftPadding:
+    """The kernel with δ as -δ."""
+    return changed(padding, lambda entries: entries.flip(-1).flip(0).roll(1, 0))
+
+
+def not_renormalised(padding: SoftPadding) -> SoftPadding:
     """Each row divided by the sum in the middle."""
-    factors = []
-    for factor in padding.factors:
-        ((span, entries),) = factor
+
+    def in_the_middle(entries: Tensor) -> Tensor:
         middle = entries[len(entries) // 2].max()
-        factors.append(((span, entries * (middle / entries.amax(dim=-1, keepdim=True))),))
-    return replace(padding, factors=tuple(factors))
+        return entries * (middle / entries.amax(dim=-1, keepdim=True))
+
+    return changed(padding, in_the_middle)
 
 
-def cut_short(padding: Banded) -> Banded:
+def cut_short(padding: SoftPadding) -> SoftPadding:
     """A window that the bound does not know of."""
-    factors = []
-    for factor in padding.factors:
-        ((span, entries),) = factor
-        cut = torch.where(entries > 0.02, entries, 0.0)
-        factors.append(((span, cut / cut.sum(dim=-1, keepdim=True)),))
-    return replace(padding, factors=tuple(factors))
+
+    def cut(entries: Tensor) -> Tensor:
+        left = torch.where(entries > 0.02, entries, 0.0)
+        return left / left.sum(dim=-1, keepdim=True)
+
+    return changed(padding, cut)
 
 
-def without_sink(padding: Banded) -> Banded:
+def without_sink(padding: SoftPadding) -> SoftPadding:
     return replace(padding, kept=None)
 
 
@@ -813,9 +824,7 @@ def without_sink(padding: Banded) -> Banded:
 @pytest.mark.parametrize(
     "wrong", [reversed_rows, not_renormalised, cut_short, without_sink], ids=lambda f: f.__name__
 )
-def test_wrong_soft_padding_is_rejected(
-    wrong: Callable[[Banded], Banded], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wrong_soft_padding_is_rejected(wrong: Change, monkeypatch: pytest.MonkeyPatch) -> None:
     layer, case = trained()
     assert ratio_of(lower(layer), layer, case) <= 1
     with patched(monkeypatch, wrong):

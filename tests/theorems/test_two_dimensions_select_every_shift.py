@@ -27,12 +27,11 @@ from constructions.encodings.circle import Circle
 from constructions.encodings.flattened import Flattened
 from constructions.formats import FORMATS
 from constructions.geometry.lattice import Lattice, displacements
-from constructions.layer import attention as attention_module
 from constructions.layer.attention import MultiHeadSelfAttention
 from constructions.normalisers import Softmax
 from constructions.sources.convolutions import geometry_of
 from tests.support import heads
-from tests.support.helpers import refused
+from tests.support.helpers import sunk, refused
 from tests.support.ledger import record
 from tests.support.oracle import convolve_module, exact_error, exactly, numbers
 from tests.support.strategies import (
@@ -715,12 +714,11 @@ class Unchecked:
 @pytest.mark.parametrize("sharpness", [2.0, 60.0, None])
 @pytest.mark.parametrize("depth", [0.5, -0.5, 0.0, 1.0, 3.0])
 def test_radix_of_the_pixels_alone_wraps_rows_and_no_sink_repairs_it(
-    rank: int, sharpness: float | None, depth: float, monkeypatch: pytest.MonkeyPatch
+    rank: int, sharpness: float | None, depth: float
 ) -> None:
     # Equation (12), at the natural border.
     pixels = (5, 4, 3)[:rank]
     case = heads.generic_case(rank, kernel=(3, 3, 3))
-    monkeypatch.setattr(attention_module, "SINK_HEIGHT", depth)
     enough, small = (
         attention_from_conv(
             case.conv, encoding=Unchecked(radix), sharpness=sharpness, evaluation="dense"
@@ -729,6 +727,7 @@ def test_radix_of_the_pixels_alone_wraps_rows_and_no_sink_repairs_it(
     )
     assert enough.has_sink
     assert small.has_sink
+    enough, small = sunk(enough, depth), sunk(small, depth)
     assert worst_miss(small, case) >= 0.5
     if depth == 0.5 and sharpness is None:
         assert worst_miss(enough, case) == 0

@@ -1,0 +1,168 @@
+"""Lowering: a positional layer as soft paddings and convolutions, with a certified error.
+
+A head whose score is a function g of key minus query alone sees
+
+    conv_g(X) / (conv_g(1) + e^sink)
+
+a convolution with the kernel e^g, renormalised where the kernel leaves the box of keys. For scores
+that are sums over axes it is one small banded matrix for each axis. Heads of one precision, whose
+shifts differ by whole pixels, share these matrices; and a sharp head needs its window alone.
+Theorem: `positional_heads_are_convolutions`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from constructions.certificate.bounds import gamma
+from constructions.encodings import Encoding, Quadratic
+from constructions.formats import DOUBLE
+from constructions.geometry.lattice import Lattice
+from constructions.heads import Kind
+from constructions.layer.attention import MultiHeadSelfAttention
+from constructions.lowering.bands import SumOverAxes
+from constructions.lowering.groups import ScoredHead, completed_squares, grouped
+from constructions.lowering.lowered import Lowered
+from constructions.normalisers import Softmax
+
+
+def lower(layer: MultiHeadSelfAttention, *, tolerance: float | None = None) -> Lowered:
+    """A positional attention layer, as trained or edited, at nearly a convolution's cost.
+
+    Each head may have a real shift and a positional key of its own. Heads are grouped by their
+    precision, and by what their shifts have beyond whole pixels: one soft padding for each group.
+    The result is a copy of the numbers that the layer has now; it stands for the layer within its
+    `error_bound`, and says its `cost`.
+
+    Args:
+        layer: an attention layer without content terms.
+        tolerance: the mass that a window may leave out of a row; 0 for no window; None for the
+            unit roundoff of the layer's dtype.
+
+    Raises:
+        TypeError: not an attention layer of this package.
+        ValueError: live content terms, another normaliser than softmax, an encoding whose scores
+            are no sums over axes or whose heads mix, or a head that does not fall off.
+    """
+    if not isinstance(layer, MultiHeadSelfAttention):
+        raise TypeError(
+            f"layer is a {type(layer).__name__}; accepted: an attention layer of this package"
+        )
+    heads = _read(layer)
+    return Lowered(
+        groups=grouped(heads.scored()),
+        value=heads.value,
+        output=heads.output,
+        bias=layer.bias,
+        geometry=layer.geometry,
+        border=layer.border,
+        boundary=layer.boundary_rule,
+        depthwise=layer.in_channels is None,
+        tolerance=tolerance,
+    )
+
+
+@dataclass(frozen=True)
+class _PositionalHeads:
+    """Heads without content terms, as they are now.
+
+    Args:
+        encoding: what a relative position looks like.
+        shifts: (H, d), float64.
+        positional_key: (H, D_p, D_p), float64.
+        sharpness: the gap in score.
+        sink_height: how far below a target the sink stands, in gaps; None without a sink.
+        value: W_val, (H, G, D_in / G, D_h).
+        output: W_out, (H, G, D_h, D_out / G).
+    """
+
+    encoding: Encoding
+    shifts: Tensor
+    positional_key: Tensor
+    sharpness: float
+    sink_height: float | None
+    value: Tensor
+    output: Tensor
+
+    def scored(self) -> list[ScoredHead]:
+        """The score of each head as a function of key minus target, and its target."""
+        if isinstance(self.encoding, Quadratic):
+            return self._squares(self.encoding)
+        return self._sums_over_axes()
+
+    def _has_plain_key(self) -> Tensor:
+        """Which heads have the identity, as the construction has it."""
+        identity = torch.eye(self.positional_key.shape[-1], dtype=DOUBLE)
+        return (self.positional_key == identity).all(dim=-1).all(dim=-1)
+
+    def _squares(self, encoding: Quadratic) -> list[ScoredHead]:
+        """Equation (12): any shift and any positional key, as a peak and a precision."""
+        shifts, keys, plain = self.shifts, self.positional_key, self._has_plain_key()
+        _, named = encoding.encode(shifts, shifts, Lattice.box((1,) * shifts.shape[1]))
+        coefficients = (keys @ named.unsqueeze(-1)).squeeze(-1) * self.sharpness
+        size = (keys.abs() @ named.abs().unsqueeze(-1)).squeeze(-1) * self.sharpness
+        slack = size * gamma(keys.shape[-1] + 4, DOUBLE)
+        slack[plain] = 0.0
+        # The shift itself, where it is the peak: not divided and multiplied.
+        known = [s if p else None for s, p in zip(shifts, plain.tolist(), strict=True)]
+        sinks = None
+        if self.sink_height is not None:
+            sinks = shifts, self.sink_height * self.sharpness
+        return completed_squares(coefficients, slack, sinks, "positional_key", known)
+
+    def _sums_over_axes(self) -> list[ScoredHead]:
+        """Scores of another encoding, whose structure must be that of the construction."""
+        shifts, encoding = self.shifts, self.encoding
+        if encoding.axes(shifts.shape[1]) is None:
+            raise ValueError(
+                f"layer has the encoding {encoding}, whose scores are not known to be sums over "
+                "axes; accepted: one that is a sum over axes, such as the quadratic"
+            )
+        if not self._has_plain_key().all() or not torch.equal(shifts, shifts.round()):
+            raise ValueError(
+                f"layer has positional keys or shifts edited off the structure of {encoding}; "
+                "accepted: identity matrices and whole pixels, or the quadratic encoding"
+            )
+        rows = [tuple(row) for row in shifts.tolist()]
+        scores = SumOverAxes(encoding, tuple(rows), self.sharpness, self.sink_height)
+        none = (0.0,) * (1 + shifts.shape[1])
+        return [ScoredHead(scores, tuple(int(s) for s in row), none) for row in rows]
+
+
+def _read(layer: MultiHeadSelfAttention) -> _PositionalHeads:
+    """All that lowering asks of a layer's heads; the only place that does.
+
+    Raises:
+        ValueError: the heads depend on the input, or their weights are of another kind.
+    """
+    if layer.value.is_meta:
+        raise ValueError("layer is on the meta device; accepted: one whose numbers can be read")
+    for name in layer.content:
+        if getattr(layer, name).detach().count_nonzero():
+            raise ValueError(
+                f"layer has live content terms ({name} is not zero), so that its weights depend on "
+                "the input; accepted: positional terms alone"
+            )
+    if not isinstance(layer.normaliser, Softmax):
+        raise ValueError(
+            f"layer has the normaliser {layer.normaliser}, whose weights are not a quotient of two "
+            "convolutions; accepted: softmax"
+        )
+    if layer.kind is Kind.MIXING:
+        raise ValueError(
+            f"layer has the encoding {layer.encoding}, whose heads mix all taps with gains of the "
+            "grid; accepted: one that selects shifts"
+        )
+    heads = layer.heads
+    return _PositionalHeads(
+        encoding=heads.encoding,
+        shifts=heads.shifts.detach().to("cpu", DOUBLE),
+        positional_key=heads.positional_key.detach().to("cpu", DOUBLE),
+        sharpness=layer.sharpness,
+        sink_height=layer.sink_height,
+        value=heads.value,
+        output=heads.output,
+    )
