@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from constructions.certificate.bounds import gamma, head_rounding
+from constructions.certificate.rounding import gamma, head_rounding
 from constructions.encodings import Mixing, Quadratic, on_axes
 from constructions.formats import accumulator, check_format, smallest_subnormal, unit_roundoff
 from constructions.geometry.geometry import Geometry, checked_spatial_shape

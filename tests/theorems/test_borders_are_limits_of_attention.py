@@ -21,7 +21,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from constructions import attention_from_conv
-from constructions.certificate import bounds
+from constructions.certificate import (
+    ROUND_UP,
+    UNDERFLOW,
+    exponential_error,
+    head_rounding,
+    off_target_mass,
+)
 from constructions.encodings import Encoding, Periodic, relative_score_error
 from constructions.formats import FORMATS
 from constructions.geometry.geometry import Geometry
@@ -352,10 +358,10 @@ def test_at_half_depth_and_spacing_one_the_grid_itself_loses_most(alpha: float, 
 
 def computed_sink_leak(alpha: float, rank: int) -> float:
     """Equation (19) in float64."""
-    root = math.exp(-alpha / 2) * bounds.ROUND_UP + bounds.UNDERFLOW
-    mass = bounds.off_target_mass(alpha, rank) + root
+    root = math.exp(-alpha / 2) * ROUND_UP + UNDERFLOW
+    mass = off_target_mass(alpha, rank) + root
     share = mass / (1 + mass) if math.isfinite(mass) else 1.0
-    return min(1.0, share * bounds.ROUND_UP + rank * bounds.UNDERFLOW)
+    return min(1.0, share * ROUND_UP + rank * UNDERFLOW)
 
 
 @bounded
@@ -473,7 +479,7 @@ class Row:
             if layer.has_sink:
                 bound = law(alpha, targets.spacing, bits=BITS)
         mass = math.nextafter(float((leak / (1 - leak)).upper()), math.inf)
-        rounding = bounds.head_rounding(
+        rounding = head_rounding(
             torch.tensor(min(mass, 1.0), dtype=torch.float64),
             torch.tensor(1.0, dtype=torch.float64),
             mass,
@@ -709,7 +715,7 @@ def test_a_sink_is_a_softmax_with_one_added_to_its_denominator(sharpness: float)
         for key, power in enumerate(raised):
             expected = power / (1 + sum(raised, arb(0)))
             seen = torch.tensor(float(expected.upper()), dtype=torch.float64)
-            allowed = bounds.head_rounding(seen, one, math.inf, [6], torch.float64)
+            allowed = head_rounding(seen, one, math.inf, [6], torch.float64)
             assert abs(ball(float(weights[head, query, key])) - expected) <= ball(allowed.item())
 
 
@@ -807,7 +813,7 @@ def test_a_quadratic_head_beyond_the_edge_does_not_see_the_mirrored_pixel(rank: 
     with precision(128):
         # One exponential, and for each weight a quotient, or a reciprocal and a product.
         u = ball(STATED["float64"].unit_roundoff)
-        error = (1 + ball(bounds.exponential_error(torch.float64, 0.0))) / (1 - u) ** 4 - 1
+        error = (1 + ball(exponential_error(torch.float64, 0.0))) / (1 - u) ** 4 - 1
         for row, near, far in zip(weights[beyond], edge, mirror, strict=True):
             ratio = ball(float(row[far])) / ball(float(row[near]))
             assert abs(ratio / (-ball(3 * 2)).exp() - 1) <= error
