@@ -15,7 +15,7 @@ from torch import nn
 
 from constructions.encodings import ENCODINGS, IMPOSSIBLE, Encoding, EncodingLike, complete_encoding
 from constructions.evaluation import AUTO, EVALUATIONS
-from constructions.geometry.view import BOUNDARIES, Boundary
+from constructions.geometry.view import BOUNDARIES, Boundary, boundary_of
 from constructions.geometry.window import WindowGeometry
 from constructions.heads import Heads, Kind, heads_of
 from constructions.layer.attention import Evaluation, MultiHeadSelfAttention
@@ -242,7 +242,7 @@ def _around_a_window(
             f"encoding is {encoding!r}; accepted: none for an average pooling, since its one head "
             "has a window and no shift"
         )
-    own = BOUNDARIES["natural" if geometry.counted == "pixels" else "padded"]
+    own = boundary_of(geometry)
     if asked not in (None, own):
         raise ValueError(
             f"boundary is {asked.name!r}; accepted: 'auto' or {own.name!r}, since torch counts "

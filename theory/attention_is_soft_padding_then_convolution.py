@@ -89,7 +89,7 @@ THEOREM = Theorem(
         "constructions.evaluation.Factored",
         "constructions.layer.attention.MultiHeadSelfAttention.soft_padding",
         "constructions.layer.attention.MultiHeadSelfAttention.shares_structure",
-        "constructions.certificate.bounds.head_rounding",
+        "constructions.certificate.head_rounding",
     ),
 )
 

@@ -80,9 +80,9 @@ THEOREM = Theorem(
     objects=(
         "constructions.certify",
         "constructions.assert_equivalent",
-        "constructions.certificate.bounds.head_rounding",
-        "constructions.certificate.bounds.layer_bound",
-        "constructions.certificate.bounds.gamma",
+        "constructions.certificate.head_rounding",
+        "constructions.certificate.layer_bound",
+        "constructions.certificate.gamma",
         "constructions.matrix_units.Products",
         "constructions.matrix_units.products_of",
     ),

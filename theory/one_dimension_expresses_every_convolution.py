@@ -66,7 +66,7 @@ THEOREM = Theorem(
     ),
     objects=(
         "constructions.encodings.scalar.Scalar",
-        "constructions.certificate.mixing.mixing_bound",
+        "constructions.certificate.mixing_bound",
     ),
 )
 

@@ -72,8 +72,8 @@ THEOREM = Theorem(
     ),
     objects=(
         "constructions.encodings.Quadratic",
-        "constructions.certificate.bounds.leak",
-        "constructions.certificate.bounds.off_target_mass",
+        "constructions.certificate.leak",
+        "constructions.certificate.off_target_mass",
     ),
 )
 

@@ -142,8 +142,8 @@ THEOREM = Theorem(
         "constructions.normalisers.Softmax",
         "constructions.layer.attention.MultiHeadSelfAttention",
         "constructions.attention_from_conv",
-        "constructions.certificate.bounds.smallest_subnormal",
-        "constructions.certificate.bounds.accumulator",
+        "constructions.formats.smallest_subnormal",
+        "constructions.formats.accumulator",
     ),
 )
 

@@ -1,1 +1,29 @@
 """Certificates: a layer held against the exact convolution, within derived bounds."""
+
+from constructions.certificate.bounds import layer_bound
+from constructions.certificate.certificate import Certificate, assert_equivalent, certify
+from constructions.certificate.masses import gap_mass, leak, off_target_mass
+from constructions.certificate.mixing import mixing_bound
+from constructions.certificate.rounding import (
+    ROUND_UP,
+    UNDERFLOW,
+    exponential_error,
+    gamma,
+    head_rounding,
+)
+
+__all__ = [
+    "ROUND_UP",
+    "UNDERFLOW",
+    "Certificate",
+    "assert_equivalent",
+    "certify",
+    "exponential_error",
+    "gamma",
+    "gap_mass",
+    "head_rounding",
+    "layer_bound",
+    "leak",
+    "mixing_bound",
+    "off_target_mass",
+]

@@ -12,10 +12,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from constructions.certificate.bounds import HeadErrors, layer_bound
+from constructions.certificate.bounds import layer_bound
 from constructions.certificate.comparison import Comparison
+from constructions.certificate.head_errors import HeadErrors
 from constructions.certificate.mixing import mixing_bound
 from constructions.certificate.reproduction import reproduction
+from constructions.certificate.selecting import selecting_errors
+from constructions.certificate.uniform import uniform_errors
 from constructions.encodings import Mixing
 from constructions.evaluation import EVALUATIONS
 from constructions.formats import accumulator
@@ -116,20 +119,13 @@ def certify(
     if layer.has_live_content():
         raise ValueError("layer has live content terms; accepted: scores of positions alone")
     comparison = Comparison.of(conv, x, output_size)
-    for what in ("dtype", "device"):
-        of_layer, of_x = getattr(layer.value, what), getattr(x, what)
+    for what, of_layer, of_x in (
+        ("dtype", layer.dtype, x.dtype),
+        ("device", layer.value.device, x.device),
+    ):
         if of_layer != of_x:
             raise ValueError(f"layer has {what} {of_layer}, x has {of_x}; accepted: the same")
-    if isinstance(layer.encoding, Mixing):
-        bound = mixing_bound(comparison, layer)
-    else:
-        exact = accumulator(x.dtype)
-        operation = EVALUATIONS[layer.evaluation].operation
-        products = products_of(operation, exact, x.device.type)
-        # One-hot heads hand on pixels as they are stored.
-        seen = x.dtype if layer.is_saturated(x.dtype) else exact
-        heads = comparison.head_errors(layer)
-        bound = _bound(comparison, heads, exact, x.dtype, products, (x.dtype, seen))
+    bound = _bound_of(comparison, layer)
     return _certificate(comparison, bound, layer, conv, x, output_size)
 
 
@@ -164,7 +160,7 @@ def assert_equivalent(layer: nn.Module, conv: AnySource, x: Tensor, leak: float 
         heads = HeadErrors.none(comparison.limit)
         granted = replace(heads, deviation=leak * comparison.spread(), signed=False)
         products = products_of("any", x.dtype, x.device.type)
-        bound = _bound(comparison, granted, x.dtype, x.dtype, products, 3 * (x.dtype,))
+        bound = _bound_by_heads(comparison, granted, x.dtype, x.dtype, products, 3 * (x.dtype,))
         certificate = _certificate(comparison, bound, layer, conv, x, None)
     if certificate.holds:
         return
@@ -183,7 +179,27 @@ def _where_to_read(layer: nn.Module, conv: AnySource, x: Tensor) -> str:
     return f"Theorem: layer_error_is_certified, {PAGE}\nlayer: {layer}\n{reproduction(conv, x)}"
 
 
-def _bound(
+def _bound_of(comparison: Comparison, layer: MultiHeadSelfAttention) -> tuple[Tensor, Tensor]:
+    """Leak and rounding, by the kind of the layer's heads: mixing, uniform or selecting.
+
+    Nothing else asks for the kind.
+    """
+    encoding, window, dtype = layer.encoding, comparison.window, layer.dtype
+    if window is not None:
+        heads = uniform_errors(comparison.stencil, comparison.view, window, layer)
+    elif isinstance(encoding, Mixing):
+        return mixing_bound(comparison, encoding, layer)
+    else:
+        heads = selecting_errors(comparison, layer)
+    exact = accumulator(dtype)
+    operation = EVALUATIONS[layer.evaluation].operation
+    products = products_of(operation, exact, layer.value.device.type)
+    # One-hot heads hand on pixels as they are stored.
+    handed_on = dtype if layer.is_saturated(dtype) else exact
+    return _bound_by_heads(comparison, heads, exact, dtype, products, (dtype, handed_on))
+
+
+def _bound_by_heads(
     comparison: Comparison,
     heads: HeadErrors,
     sums: torch.dtype,

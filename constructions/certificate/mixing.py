@@ -1,7 +1,14 @@
-"""Mixing layers: what floating point adds where heads mix all taps and together tell them apart.
+"""Mixing heads: what floating point adds where heads mix all taps and together tell them apart.
 
-Over the reals such a layer is the convolution; nothing leaks. Every line is derived on the page of
-the theorem `one_dimension_expresses_every_convolution`.
+Over the reals such a layer is the convolution; nothing leaks. The heads are made anew from the
+convolution. Numbers in brackets are equations on the page of the theorem
+`one_dimension_expresses_every_convolution`. Words of this file, and their letters there:
+
+* exponentials, E: of a head's scores, less the score at its own shift; gains, Z: their sums;
+* coefficients, b: what a head contributes to a tap; mixture, M: Σ b W;
+* seen, S: what a head sees of the moduli of the values; noise, n: what its own rounding adds;
+* applied, P: |Z M|; error, D: how far the product that the layer forms can be from Z M;
+* residual, Q: what the rounded coefficients leave of other taps and keys.
 """
 
 from __future__ import annotations
@@ -12,34 +19,34 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from constructions.certificate.bounds import exponential_error, gamma, head_rounding
 from constructions.certificate.comparison import Comparison
+from constructions.certificate.rounding import exponential_error, gamma, head_rounding
 from constructions.encodings import Mixing
 from constructions.formats import (
+    DOUBLE,
+    OWN,
     accumulator,
     smallest_normal,
     smallest_subnormal,
     unit_roundoff,
 )
 from constructions.geometry.lattice import Lattice, displacements, spread
-from constructions.geometry.view import BOUNDARIES, Boundary
 from constructions.layer.attention import MultiHeadSelfAttention
+from constructions.layer.structure import products as products_of_heads
 from constructions.matrix_units import products_of
 
-DOUBLE = torch.float64
 
-OWN = 1 + 2**-30
-"""Covers what the seen and the exponentials of this file, computed in float64, have lost."""
+def mixing_bound(
+    comparison: Comparison, encoding: Mixing, layer: MultiHeadSelfAttention
+) -> tuple[Tensor, Tensor]:
+    """How far a layer whose heads mix can be from the convolution, at every output: (19) to (24).
 
-
-def mixing_bound(comparison: Comparison, layer: MultiHeadSelfAttention) -> tuple[Tensor, Tensor]:
-    """How far a layer whose heads mix can be from the convolution, at every output.
-
-    Equations (19) to (24) of the theorem's page. Of the layer it reads the encoding, the boundary,
-    the dtype, and the roundings of the stored matrices, as far as they can be roundings.
+    Of the layer it reads the boundary, the dtype, the device, and the roundings of the stored
+    matrices, as far as they can be roundings.
 
     Args:
         comparison: the convolution and the input.
+        encoding: of the layer.
         layer: an attention layer with a mixing encoding.
 
     Returns:
@@ -49,23 +56,22 @@ def mixing_bound(comparison: Comparison, layer: MultiHeadSelfAttention) -> tuple
     Raises:
         ValueError: the encoding does not apply on the lattices of this input.
     """
-    assert isinstance(layer.encoding, Mixing)
-    stencil, view, dtype = comparison.stencil, comparison.view, layer.dtype
+    stencil, dtype = comparison.stencil, layer.dtype
     sums = accumulator(dtype)
-    boundary: Boundary = BOUNDARIES[layer.boundary]
-    keys = boundary.keys(view)
-    values = boundary.values(view, stencil.border).abs()
-    mixtures = _Mixtures.of(layer.encoding, stencil.offsets.to("cpu", DOUBLE), keys, view.queries)
-    stored = layer.mixing(DOUBLE).detach().cpu()
+    view, _ = comparison.seen_by(layer.boundary)
+    keys, values, queries = view.keys, view.values.abs(), view.queries
+    mixtures = _Mixtures.of(encoding, stencil.offsets.to("cpu", DOUBLE), keys, queries)
+    stored = products_of_heads(layer.heads, DOUBLE).detach().cpu()
     matrices = _Matrices.of(mixtures, stencil.matrices, stored, dtype)
+    products = products_of("matmul", sums, layer.value.device.type)
 
     taps, groups, width, _ = stencil.matrices.shape
-    terms = len(mixtures.gains) * width
-    by_group = (len(mixtures.gains), len(values), groups, width, view.queries.size)
+    terms = len(mixtures.gains) * width  # m
+    by_group = (len(mixtures.gains), len(values), groups, width, queries.size)
+    # S and n: (9) of T7, and (11) of T7 for an off-limit mass of T.
     largest = values.flatten(2).amax(dim=-1, keepdim=True)
-    products = products_of("matmul", sums, layer.value.device.type)
-    lost = 2 * smallest_normal(DOUBLE) * largest + smallest_subnormal(DOUBLE)
-    seen = mixtures.seen(values) + keys.size * lost
+    underflow = 2 * smallest_normal(DOUBLE) * largest + smallest_subnormal(DOUBLE)
+    seen = mixtures.seen(values) + keys.size * underflow
     noise = head_rounding(
         seen,
         largest,
@@ -75,14 +81,15 @@ def mixing_bound(comparison: Comparison, layer: MultiHeadSelfAttention) -> tuple
         score_error=mixtures.score_error,
         products=products,
     )
-    # (21): (P + D)(S + n) - P S = (P + D) n + D S
     seen, noise = seen.reshape(by_group), noise.reshape(by_group)
+
+    # (21): (P + D)(S + n) - P S = (P + D) n + D S
     applied = matrices.applied + matrices.error
     error = _summed(applied, noise) + _summed(matrices.error, seen)
     size = _summed(applied, seen + noise)
-    # (22): what the rounded coefficients leave of other taps and keys.
-    missed = mixtures.missed(values).reshape(taps, *by_group[1:])
-    error = error + _summed(stencil.matrices.abs(), missed)
+    # (22): the residual, and what it may itself be wrong by.
+    residual = mixtures.residual_of(values).reshape(taps, *by_group[1:])
+    error = error + _summed(stencil.matrices.abs(), residual)
     error = error + matrices.evaluated * _summed(matrices.magnitude, seen)
 
     # (23): the sum over heads and channels, and the output.
@@ -98,6 +105,7 @@ def mixing_bound(comparison: Comparison, layer: MultiHeadSelfAttention) -> tuple
         rounded = exact + rounding
         rounding = rounding + unit_roundoff(dtype) * rounded + smallest_subnormal(dtype)
         overflow |= rounded > torch.finfo(dtype).max
+
     # (24): the reference, a plain sum, and this bound itself, of terms of one sign.
     magnitude = replace(stencil, matrices=stencil.matrices.abs())
     plain = magnitude.convolve(comparison.limit.abs()).reshape(rounding.shape) + bias
@@ -119,7 +127,7 @@ class _Mixtures:
         coefficients: b, (H, N).
         gains: Z, (H,).
         exponentials: E at every displacement, (H, M).
-        residual: b E less 1 at the tap's own displacement, (N, M).
+        residual: Q, b E less 1 at the tap's own displacement, (N, M).
         score_error: what the encoding's own rounding can do to a score.
     """
 
@@ -157,11 +165,11 @@ class _Mixtures:
         )
 
     def seen(self, values: Tensor) -> Tensor:
-        """What each head sees of the values: (H, batch, D_in, Q)."""
+        """S, what each head sees of values of one sign: (H, batch, D_in, queries)."""
         return self._sums(self.exponentials / self.gains.unsqueeze(-1), values)
 
-    def missed(self, values: Tensor) -> Tensor:
-        """What each tap has too much or too little of values of one sign: (N, batch, D_in, Q)."""
+    def residual_of(self, values: Tensor) -> Tensor:
+        """Σ |Q| X, what each tap has too much or too little of values of one sign, (N, ...)."""
         return self._sums(self.residual.abs(), values)
 
     def _sums(self, tables: Tensor, values: Tensor) -> Tensor:
@@ -175,8 +183,8 @@ class _Matrices:
     """Equation (20): what is applied to what a head sees, (H, G, D_in / G, D_out / G) each.
 
     Args:
-        applied: a bound on |Z M|, M = Σ b W.
-        error: how far the product that the layer forms can be from Z M.
+        applied: P, a bound on |Z M|.
+        error: D, how far the product that the layer forms can be from Z M.
         magnitude: Z Σ |b| |W|.
         evaluated: what the residual can have lost of these in its own evaluation.
         overflow: (G, D_out / G), where an entry may exceed its format.
@@ -197,23 +205,25 @@ class _Matrices:
         gains = mixtures.gains.reshape(-1, 1, 1, 1)
         exponential = exponential_error(DOUBLE, mixtures.score_error)
 
-        spelt = torch.einsum("ht,tgio->hgio", mixtures.coefficients, kernel)
+        mixture = torch.einsum("ht,tgio->hgio", mixtures.coefficients, kernel)
         size = torch.einsum("ht,tgio->hgio", mixtures.coefficients.abs(), kernel.abs())
-        # Once in the construction, and once more here.
+        # The sum over taps rounds once in the construction, and once more here.
         summed = gamma(taps + 1, DOUBLE) * size + taps * smallest_subnormal(DOUBLE)
-        mixed = spelt.abs() + summed
-        # Stored in the layer's dtype, to which torch goes by way of float32; or moved since.
+        size_of_mixture = mixture.abs() + summed
+        # d: stored in the layer's dtype, to which torch goes by way of float32; or moved since.
         single = unit_roundoff(torch.float32)
         most = (max(unit_roundoff(dtype), single) + single) * (size + summed)
         most = most + max(smallest_subnormal(dtype), smallest_subnormal(torch.float32))
-        wrong = torch.minimum((stored - spelt).abs(), most).nan_to_num(math.inf) + 2 * summed
+        distance = torch.minimum((stored - mixture).abs(), most).nan_to_num(math.inf) + 2 * summed
 
+        # D: the gains err by e, the product by f.
         u, cast = unit_roundoff(DOUBLE), unit_roundoff(sums)
         gain = (1 + exponential) * (1 + gamma(taps + 4, DOUBLE))
         product = (gain * (1 + u) * (1 + cast) - 1) * OWN
-        error = gains * wrong + product * gains * (mixed + wrong) + 2 * smallest_subnormal(sums)
-        applied = gains * mixed
-        stored_size, product_size = (mixed + wrong).amax(dim=(0, 2)), (applied + error).amax((0, 2))
+        as_stored = size_of_mixture + distance
+        error = gains * distance + product * gains * as_stored + 2 * smallest_subnormal(sums)
+        applied = gains * size_of_mixture
+        stored_size, product_size = as_stored.amax(dim=(0, 2)), (applied + error).amax((0, 2))
         limit = min(torch.finfo(dtype).max, torch.finfo(sums).max)
         return cls(
             applied=applied,

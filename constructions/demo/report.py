@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from constructions import certify
-from constructions.certificate.certificate import Certificate
+from constructions.certificate import Certificate
 from constructions.layer.attention import MultiHeadSelfAttention
 from constructions.sources import AnyConvolution
 

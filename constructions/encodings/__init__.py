@@ -8,9 +8,6 @@ from constructions.encodings.base import (
     EncodingLike,
     Mixing,
     farthest,
-    is_mixing,
-    on_axes,
-    relative_score_error,
 )
 from constructions.encodings.circle import Circle
 from constructions.encodings.completed import check_encoding, complete_encoding
@@ -46,9 +43,6 @@ __all__ = [
     "check_encoding",
     "complete_encoding",
     "farthest",
-    "is_mixing",
-    "on_axes",
-    "relative_score_error",
 ]
 
 ENCODINGS: Mapping[str, Encoding] = {

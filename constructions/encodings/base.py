@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Protocol, TypeGuard, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -139,14 +139,6 @@ class Encoding(ABC):
         # Of exact scores no gap is asked for: it can take long.
         return 2 * error / self.gap(shifts, grid) if error else 0.0
 
-    @classmethod
-    def __subclasshook__(cls, candidate: type) -> bool:
-        # Until `attention_from_conv` completes what it is given: an object of the two methods is
-        # taken for one. To be deleted, and `Mixing`'s too.
-        if cls is Encoding and hasattr(candidate, "encode") and hasattr(candidate, "gap"):
-            return True
-        return super().__subclasshook__(candidate)
-
 
 class Mixing(Encoding):
     """An encoding whose heads each see a mixture of all taps, and together tell them apart.
@@ -167,13 +159,6 @@ class Mixing(Encoding):
     def gains(self, shifts: Tensor, keys: Lattice) -> Tensor:
         """The sum of the exponentials of each head's centred scores, (H,), float64."""
 
-    @classmethod
-    def __subclasshook__(cls, candidate: type) -> bool:
-        names = ("encode", "gap", "heads", "coefficients", "gains")
-        if cls is Mixing and all(hasattr(candidate, name) for name in names):
-            return True
-        return super().__subclasshook__(candidate)
-
 
 def farthest(shifts: Tensor, grid: Lattice) -> tuple[int, ...]:
     """How far a key of the grid can be from a target, on each axis, in pixels.
@@ -185,25 +170,3 @@ def farthest(shifts: Tensor, grid: Lattice) -> tuple[int, ...]:
     beyond = shifts.abs().amax(dim=0) + shifts.amax(dim=0) - shifts.amin(dim=0)
     extents = zip(grid.shape, grid.spacing, beyond.tolist(), strict=True)
     return tuple((n - 1) * s + s - 1 + int(b) for n, s, b in extents)
-
-
-# For callers that hold an object that is not completed yet. To be deleted with the last of them.
-
-
-def is_mixing(encoding: Encoding) -> TypeGuard[Mixing]:
-    """Whether an encoding's heads mix: what isinstance says, in a tenth of its time."""
-    return all(hasattr(encoding, name) for name in ("heads", "coefficients", "gains"))
-
-
-def on_axes(encoding: Encoding, dimension: int) -> tuple[Encoding, ...] | None:
-    """`Encoding.axes`, of an object that may lack it."""
-    on_axis = getattr(encoding, "on_axis", None)
-    parts = [None if on_axis is None else on_axis(axis) for axis in range(dimension)]
-    known = tuple(part for part in parts if part is not None)
-    return known if len(known) == dimension else None
-
-
-def relative_score_error(encoding: Encoding, shifts: Tensor, grid: Lattice) -> float:
-    """`Encoding.relative_score_error`, of an object that may lack it."""
-    stated = hasattr(encoding, "score_error")
-    return Encoding.relative_score_error(encoding, shifts, grid) if stated else 0.0

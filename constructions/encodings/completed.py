@@ -205,9 +205,8 @@ class CompletedMixing(CompletedEncoding, Mixing):
 
 def _complete(given: object) -> Encoding:
     """The encoding that an object of the methods is; nothing is checked."""
-    # Of the class itself, not of one that looks like it, as `isinstance` would still have it.
-    if Encoding in type(given).__mro__:
-        return cast(Encoding, given)
+    if isinstance(given, Encoding):
+        return given
     if has_methods(given, OF_MIXING):
         return CompletedMixing(cast(Mixing, given))
     return CompletedEncoding(cast(EncodingLike, given))

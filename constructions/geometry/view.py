@@ -10,6 +10,7 @@ from torch import Tensor
 from constructions.geometry.geometry import Geometry
 from constructions.geometry.lattice import Lattice
 from constructions.geometry.padding_modes import PaddingMode, check_reach, padded
+from constructions.geometry.window import WindowGeometry
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,11 @@ NATURAL = Boundary("natural", 0.5)
 PADDED = Boundary("padded", None)
 
 BOUNDARIES: Mapping[str, Boundary] = {b.name: b for b in (NATURAL, PADDED)}
+
+
+def boundary_of(window: WindowGeometry) -> Boundary:
+    """The boundary of an average pooling: its keys are the pixels if torch counts them alone."""
+    return NATURAL if window.counted == "pixels" else PADDED
 
 
 @dataclass(frozen=True)

@@ -105,8 +105,8 @@ def check_weights_fit(count: int, dtype: torch.dtype, device: torch.device) -> N
     if there is not None and needed > there:
         raise ValueError(
             f"the attention weights asked for are {count:.3g} numbers and take {gigabytes(needed)} "
-            f"to compute, {device} has {gigabytes(there)}; accepted: fewer, by queries= and heads=, or a "
-            "smaller image"
+            f"to compute, {device} has {gigabytes(there)}; accepted: fewer, by queries= and "
+            "heads=, or a smaller image"
         )
 
 

@@ -28,9 +28,6 @@ from constructions.encodings import Encoding
 from constructions.formats import accumulator
 from constructions.geometry.lattice import Lattice, displacements, spread
 
-SINK_HEIGHT = 0.5
-"""c: the sink stands at c times the gap below a target. Half leaves it the largest gap (T5)."""
-
 BLOCK = 32
 """The least number of rows of a factor that are multiplied at once, if there are as many."""
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from constructions.certificate.bounds import gamma, head_rounding
+from constructions.certificate.rounding import gamma, head_rounding
 from constructions.formats import DOUBLE, accumulator, smallest_subnormal, unit_roundoff
 from constructions.geometry.lattice import Lattice
 from constructions.lowering.groups import Group, applied_by_pixel

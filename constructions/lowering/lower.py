@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from constructions.certificate.bounds import gamma
+from constructions.certificate.rounding import gamma
 from constructions.encodings import Encoding, Quadratic
 from constructions.formats import DOUBLE
 from constructions.geometry.lattice import Lattice

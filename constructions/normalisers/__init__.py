@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from constructions.normalisers.base import EXP_ERROR, EXP_ROUNDOFFS, Normaliser, NormaliserLike
+from constructions.normalisers.base import EXP_ROUNDOFFS, Normaliser, NormaliserLike
 from constructions.normalisers.completed import check_normaliser, complete_normaliser
 from constructions.normalisers.gates import Relu, Sigmoid
 from constructions.normalisers.quotients import Entmax, Softmax, Top1
 
 __all__ = [
-    "EXP_ERROR",
     "EXP_ROUNDOFFS",
     "IMPOSSIBLE_NORMALISERS",
     "NORMALISERS",

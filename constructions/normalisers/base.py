@@ -23,9 +23,6 @@ within 2 units.
 GAP_MARGIN = 16
 """By how many u a gap exceeds its value over the reals, to outweigh the rounding of scores."""
 
-EXP_ERROR = EXP_ROUNDOFFS
-"""Its name in `constructions.certificate` so far; to be deleted there and here."""
-
 
 @runtime_checkable
 class NormaliserLike(Protocol):
@@ -72,15 +69,6 @@ class Normaliser(ABC):
     def at(self, sharpness: float) -> Normaliser:
         """The normaliser to use at a sharpness that is given: itself, unless it has one for it."""
         return self
-
-    @classmethod
-    def __subclasshook__(cls, candidate: type) -> bool:
-        # Until `attention_from_conv` completes what it is given: an object of the two methods is
-        # taken for one. To be deleted.
-        names = ("__call__", "one_hot_gap")
-        if cls is Normaliser and all(hasattr(candidate, name) for name in names):
-            return True
-        return super().__subclasshook__(candidate)
 
 
 def underflow(dtype: torch.dtype) -> float:

@@ -125,9 +125,8 @@ class CompletedNormaliser(Normaliser):
 
 def _complete(given: object) -> Normaliser:
     """The normaliser that an object of the methods is; nothing is checked."""
-    # Of the class itself, not of one that looks like it, as `isinstance` would still have it.
-    if Normaliser in type(given).__mro__:
-        return cast(Normaliser, given)
+    if isinstance(given, Normaliser):
+        return given
     return CompletedNormaliser(cast(NormaliserLike, given))
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from constructions import attention_from_conv, certify, convert
-from constructions.certificate.certificate import Certificate
+from constructions.certificate import Certificate
 from constructions.formats import smallest_subnormal, unit_roundoff
 from constructions.layer.attention import MultiHeadSelfAttention
 from tests.support import parallel

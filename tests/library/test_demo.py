@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from constructions import convert
 from constructions.__main__ import main, parser
-from constructions.certificate.certificate import Certificate
+from constructions.certificate import Certificate
 from constructions.demo import figure, job, network, report
 from constructions.layer.attention import MultiHeadSelfAttention
 from tests.support.ledger import ROOT

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from constructions import attention_from_conv
-from constructions.certificate import bounds
+from constructions.certificate import gap_mass, head_rounding, off_target_mass
 from constructions.encodings.absolute import Absolute
 from constructions.encodings.gaussian import Gaussian
 from constructions.encodings.periodic import Periodic
@@ -420,16 +420,14 @@ def test_stock_weights_are_within_their_rounding_of_the_exact_ones(
     seen = stock(names(row, alpha, centred), features(points, centred), one_hot, dtype, kernel)
     found = [Fraction(weight) for weight in seen[0].tolist()]
     squared = [int(m) for m in (points - row).square().sum(-1).tolist()]
-    mass = min(
-        bounds.off_target_mass(alpha, rank), bounds.gap_mass(alpha, len(points), has_sink=False)
-    )
+    mass = min(off_target_mass(alpha, rank), gap_mass(alpha, len(points)))
     with precision(1300):  # bounds are at least the smallest float64
         exponentials = [(-ball(alpha) * m).exp() for m in squared]
         total = sum(exponentials, arb(0))
         weights = [e / total for e in exponentials]
         seen_of_ones = [float(w.upper()) * (1 + 2**-50) for w in weights]
         upper = torch.tensor(seen_of_ones, dtype=torch.float64)
-        allowed = bounds.head_rounding(
+        allowed = head_rounding(
             upper, torch.ones_like(upper), mass, (len(points),), dtype, score_error=score_error
         )
         for weight, truth, limit in zip(found, weights, allowed.tolist(), strict=True):

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from constructions import certify
-from constructions.certificate import bounds
+from constructions.certificate import leak
 from constructions.formats import FORMATS
 from constructions.layer.attention import MultiHeadSelfAttention
 from tests.support import heads
@@ -279,10 +279,10 @@ def ratio_to_bound(layer: MultiHeadSelfAttention, case: Case, alpha: float) -> f
         return 0.0
     certificate = certify(layer, case.conv, case.x, output_size=case.output_size)
     rank = len(case.conv.kernel_size)
-    leak = variation(case) * Fraction(bounds.leak(alpha, rank))
-    channels = (leak.size, -1)
+    granted = variation(case) * Fraction(leak(alpha, rank))
+    channels = (granted.size, -1)
     rows = zip(
-        leak.ravel().tolist(),
+        granted.ravel().tolist(),
         error.reshape(channels).tolist(),
         certificate.rounding.reshape(channels).tolist(),
         strict=True,

@@ -23,7 +23,7 @@ from torch.autograd import forward_ad
 from torch.utils.flop_counter import FlopCounterMode
 
 from constructions import attention_from_conv, certify, formats
-from constructions.certificate import bounds
+from constructions.certificate import head_rounding
 from constructions.encodings import Quadratic
 from constructions.geometry.lattice import Lattice
 from constructions.geometry.view import View
@@ -1091,7 +1091,7 @@ def test_rounding_of_the_heads_in_code_covers_that_of_the_page(
     one, vast = torch.tensor(1.0, dtype=torch.float64), torch.tensor(1e300, dtype=torch.float64)
 
     def coded(seen: Tensor, mass: Tensor) -> arb:
-        found = bounds.head_rounding(seen, one, mass, keys, dtype, rescaled=rescaled)
+        found = head_rounding(seen, one, mass, keys, dtype, rescaled=rescaled)
         return arb(found.item())
 
     with precision(BITS):

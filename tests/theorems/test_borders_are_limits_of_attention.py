@@ -21,7 +21,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from constructions import attention_from_conv
-from constructions.certificate import bounds
+from constructions.certificate import (
+    ROUND_UP,
+    UNDERFLOW,
+    exponential_error,
+    head_rounding,
+    off_target_mass,
+)
 from constructions.encodings import Encoding, EncodingLike, Periodic
 from constructions.formats import FORMATS
 from constructions.geometry.lattice import Lattice
@@ -29,7 +35,7 @@ from constructions.geometry.padding_modes import Zeros
 from constructions.layer.attention import MultiHeadSelfAttention
 from constructions.normalisers import Softmax
 from tests.support import heads
-from tests.support.helpers import sunk, refused
+from tests.support.helpers import refused, sunk
 from tests.support.ledger import record
 from tests.support.oracle import convolve_module, exact_error, exactly, numbers
 from tests.support.strategies import (
@@ -349,10 +355,10 @@ def test_at_half_depth_and_spacing_one_the_grid_itself_loses_most(alpha: float, 
 
 def computed_sink_leak(alpha: float, rank: int) -> float:
     """Equation (19) in float64."""
-    root = math.exp(-alpha / 2) * bounds.ROUND_UP + bounds.UNDERFLOW
-    mass = bounds.off_target_mass(alpha, rank) + root
+    root = math.exp(-alpha / 2) * ROUND_UP + UNDERFLOW
+    mass = off_target_mass(alpha, rank) + root
     share = mass / (1 + mass) if math.isfinite(mass) else 1.0
-    return min(1.0, share * bounds.ROUND_UP + rank * bounds.UNDERFLOW)
+    return min(1.0, share * ROUND_UP + rank * UNDERFLOW)
 
 
 @bounded
@@ -470,7 +476,7 @@ class Row:
             if layer.has_sink:
                 bound = law(alpha, targets.spacing, bits=BITS)
         mass = math.nextafter(float((leak / (1 - leak)).upper()), math.inf)
-        rounding = bounds.head_rounding(
+        rounding = head_rounding(
             torch.tensor(min(mass, 1.0), dtype=torch.float64),
             torch.tensor(1.0, dtype=torch.float64),
             mass,
@@ -635,9 +641,7 @@ def sweep(rank: int, name: str) -> tuple[Case, int]:
 @every_rank
 @pytest.mark.parametrize("name", ["padding", "transposed", "apart"])
 @pytest.mark.parametrize("depth", ["-1/4", "0", "1/100", "1/4", "1/2", "3/4", "1", "5/4", "2", "4"])
-def test_sink_pads_with_zeros_exactly_between_its_ends(
-    rank: int, name: str, depth: str
-) -> None:
+def test_sink_pads_with_zeros_exactly_between_its_ends(rank: int, name: str, depth: str) -> None:
     # Equations (9) and (10): beyond the ends another key wins, at them there is a tie.
     case, mu = sweep(rank, name)
     c, targets = Fraction(depth), Targets.of(case)
@@ -697,7 +701,7 @@ def test_a_sink_is_a_softmax_with_one_added_to_its_denominator(sharpness: float)
         for key, power in enumerate(raised):
             expected = power / (1 + sum(raised, arb(0)))
             seen = torch.tensor(float(expected.upper()), dtype=torch.float64)
-            allowed = bounds.head_rounding(seen, one, math.inf, [6], torch.float64)
+            allowed = head_rounding(seen, one, math.inf, [6], torch.float64)
             assert abs(ball(float(weights[head, query, key])) - expected) <= ball(allowed.item())
 
 
@@ -793,7 +797,7 @@ def test_a_quadratic_head_beyond_the_edge_does_not_see_the_mirrored_pixel(rank: 
     with precision(128):
         # One exponential, and for each weight a quotient, or a reciprocal and a product.
         u = ball(STATED["float64"].unit_roundoff)
-        error = (1 + ball(bounds.exponential_error(torch.float64, 0.0))) / (1 - u) ** 4 - 1
+        error = (1 + ball(exponential_error(torch.float64, 0.0))) / (1 - u) ** 4 - 1
         for row, near, far in zip(weights[beyond], edge, mirror, strict=True):
             ratio = ball(float(row[far])) / ball(float(row[near]))
             assert abs(ratio / (-ball(3 * 2)).exp() - 1) <= error
@@ -824,9 +828,7 @@ def test_a_forgotten_sink_replicates(rank: int) -> None:
 @control
 @every_rank
 @pytest.mark.parametrize("depth", [-0.5, 0.0, 1.0, 1.5])
-def test_a_sink_at_the_wrong_height_does_not_pad_with_zeros(
-    rank: int, depth: float
-) -> None:
+def test_a_sink_at_the_wrong_height_does_not_pad_with_zeros(rank: int, depth: float) -> None:
     case = uneven(rank, "zeros")
     layer = attention_from_conv(case.conv, evaluation="dense")
     assert torch.equal(case.run(layer), case.run(case.conv))
@@ -868,9 +870,7 @@ def test_a_periodic_encoding_of_the_wrong_period_does_not_go_round(rank: int, lo
 
 @control
 @every_rank
-def test_no_sink_tells_a_periodic_head_that_it_has_left_the_image(
-    rank: int
-) -> None:
+def test_no_sink_tells_a_periodic_head_that_it_has_left_the_image(rank: int) -> None:
     # A target beyond the edge has the scores of its residue, so either the sink takes both or none.
     case = uneven(rank, "circular")
     layer = attention_from_conv(case.conv)

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from constructions import assert_equivalent, attention_from_conv, certify, formats, lower
-from constructions.certificate import bounds
-from constructions.certificate.certificate import Certificate
+from constructions.certificate import Certificate, gamma, head_rounding
+from constructions.certificate.bounds import summed_moduli
 from constructions.layer.attention import MultiHeadSelfAttention
 from constructions.matrix_units import PRECISION, Products
 from constructions.sources import stencil_of
@@ -222,7 +222,7 @@ def test_the_rounding_of_a_head_is_that_of_the_page_rounded_up(
     mass = Fraction(2) ** exponent
     largest = Fraction(float(largest))
     seen = Fraction(float(largest * part))
-    coded = bounds.head_rounding(
+    coded = head_rounding(
         torch.tensor(float(seen), dtype=torch.float64),
         torch.tensor(float(largest), dtype=torch.float64),
         torch.tensor(float(mass), dtype=torch.float64),
@@ -241,7 +241,7 @@ def test_the_rounding_of_a_head_is_that_of_the_page_rounded_up(
 @every_format
 @given(terms=st.integers(1, 10**6))
 def test_gamma_is_what_that_many_roundings_can_do(dtype: torch.dtype, terms: int) -> None:
-    coded = bounds.gamma(terms, dtype)
+    coded = gamma(terms, dtype)
     with precision(400):
         stated = (1 + arb(formats.unit_roundoff(dtype))) ** terms - 1
         if math.isinf(coded):
@@ -506,7 +506,7 @@ def test_what_a_unit_adds_to_a_head_is_that_of_the_page(
     seen, largest = (torch.tensor(value, dtype=torch.float64) for value in (0.5, 2.0))
 
     def rounding(products: Products | None) -> float:
-        heads = bounds.head_rounding(seen, largest, 0.3, sizes, dtype, products=products)
+        heads = head_rounding(seen, largest, 0.3, sizes, dtype, products=products)
         return heads.item()
 
     nearest = rounding(None)
@@ -557,7 +557,7 @@ def test_sums_of_moduli_in_float32_are_never_too_small(scale: int, weight: int, 
     numbers = torch.randn(1, 3, 9, dtype=torch.float64, generator=generator).abs() * 2.0**scale
     stencil = stencil_of(conv)
     wide = stencil.convolve(numbers)
-    single = bounds._moduli(stencil, numbers, torch.float32)
+    single = summed_moduli(stencil, numbers, torch.float32)
     assert (single >= wide * (1 - 2**-40)).all()
     assert (single <= wide * (1 + 2**-16) + wide.max() * 2**-100).all()
 
@@ -607,7 +607,7 @@ def test_a_unit_roundoff_of_nearest_sums_is_no_bound_for_truncated_ones() -> Non
     b = torch.full((n,), 2.0**-23 * (1 - 2.0**-10))
     b[0] = 1.0
     error = abs(on_unit(Unit(blocks=(8,)), torch.ones(n), b) - exact_sum(torch.ones(n), b))
-    assert error > Fraction(bounds.gamma(n, SINGLE)) * exact_sum(torch.ones(n), b)
+    assert error > Fraction(gamma(n, SINGLE)) * exact_sum(torch.ones(n), b)
 
 
 @control
@@ -741,7 +741,7 @@ def test_a_bound_without_underflow_is_no_bound() -> None:
     x = torch.full((1, 1, 1), eta)
     certificate = certify(attention_from_conv(conv), conv, x)
     assert certificate.holds
-    relative = bounds.gamma(2, torch.float32) * 0.75 * eta
+    relative = gamma(2, torch.float32) * 0.75 * eta
     assert not replace(certificate, rounding=torch.full_like(certificate.error, relative)).holds
 
 
@@ -762,6 +762,6 @@ def test_a_bound_for_the_short_sum_fails_the_long_one() -> None:
     x[:, 0] = 2.0**24
     assert_equivalent(OneByOne(), conv, x)
     stencil = stencil_of(copy.deepcopy(conv).double())
-    short = bounds.gamma(30, torch.float32) * stencil.convolve(x.double())
+    short = gamma(30, torch.float32) * stencil.convolve(x.double())
     error = (OneByOne()(x).double() - stencil.convolve(x.double())).abs()
     assert (error > short).all()

@@ -22,7 +22,7 @@ from constructions.normalisers import NORMALISERS, Entmax, Normaliser, Relu, Sig
 from constructions.normalisers import base as normalisers
 from constructions.normalisers.gates import peak_height
 from tests.support import heads
-from tests.support.helpers import sunk, filled, integers, refused
+from tests.support.helpers import filled, integers, refused, sunk
 from tests.support.ledger import record
 from tests.support.oracle import convolve_module, exact_error, numbers
 from tests.support.strategies import Case, integer_cases, sharpnesses

@@ -22,8 +22,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from constructions import assert_equivalent, attention_from_conv, certify
-from constructions.certificate.bounds import exponential_error, gamma
-from constructions.certificate.certificate import Certificate
+from constructions.certificate import Certificate, exponential_error, gamma
 from constructions.encodings.scalar import Scalar
 from constructions.formats import FORMATS, unit_roundoff
 from constructions.geometry.lattice import Lattice

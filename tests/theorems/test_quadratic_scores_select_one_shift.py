@@ -16,7 +16,7 @@ from flint import arb
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from constructions.certificate import bounds
+from constructions.certificate import ROUND_UP, gap_mass, head_rounding, leak, off_target_mass
 from constructions.encodings import Quadratic
 from constructions.formats import FORMATS
 from constructions.geometry.lattice import Lattice
@@ -201,7 +201,7 @@ def test_float64_leak_is_the_least_upper_bound_rounded_up(alpha: float, dimensio
     # Equation (21).
     with precision(BITS):
         exact = theory.leak_enclosure(alpha, dimension, bits=BITS)
-        code = arb(bounds.leak(alpha, dimension))
+        code = arb(leak(alpha, dimension))
         assert code >= exact
         assert code <= exact * (1 + arb(2) ** -45) + 64 * dimension * ball(SMALLEST)
 
@@ -213,7 +213,7 @@ def test_float64_leak_is_the_least_upper_bound_rounded_up(alpha: float, dimensio
 @example(alpha=745.2, dimension=3)
 def test_float64_mass_is_the_least_upper_bound_rounded_up(alpha: float, dimension: int) -> None:
     # Equation (22).
-    mass = bounds.off_target_mass(alpha, dimension)
+    mass = off_target_mass(alpha, dimension)
     with precision(BITS):
         exact = theory.off_target_mass_enclosure(alpha, dimension, bits=BITS)
         exponent = (1 + exact).log()
@@ -257,10 +257,10 @@ def test_encoding_states_the_gap_of_one() -> None:
 
 def rounding(alpha: float, dimension: int, keys: int, dtype: torch.dtype) -> Fraction:
     """What floating point can do to a sum of off-target weights: (9) and (11) of T7 for R = 1."""
-    off_target = bounds.off_target_mass(alpha, dimension)
-    mass = min(off_target, bounds.gap_mass(alpha, keys, has_sink=False))
-    seen = torch.tensor(mass / (1 + mass) * bounds.ROUND_UP, dtype=torch.float64)
-    return Fraction(bounds.head_rounding(seen, torch.ones_like(seen), mass, (keys,), dtype).item())
+    off_target = off_target_mass(alpha, dimension)
+    mass = min(off_target, gap_mass(alpha, keys))
+    seen = torch.tensor(mass / (1 + mass) * ROUND_UP, dtype=torch.float64)
+    return Fraction(head_rounding(seen, torch.ones_like(seen), mass, (keys,), dtype).item())
 
 
 def worst_row(weights: np.ndarray, targets: heads.Targets) -> tuple[int, int]:
@@ -278,7 +278,7 @@ def selects_its_shifts(layer: MultiHeadSelfAttention, case: Case, alpha: float) 
     off = heads.off_target(weights[head, query], int(targets.keys[head, query]))
     dimension, keys = len(targets.grid), math.prod(targets.grid)
     allowed = rounding(alpha, dimension, keys, case.x.dtype)
-    return off <= Fraction(bounds.leak(alpha, dimension)) + allowed
+    return off <= Fraction(leak(alpha, dimension)) + allowed
 
 
 @bounded
@@ -308,7 +308,7 @@ def test_rows_of_the_dense_layer_leak_what_their_grid_says(
         with precision(BITS):
             error = abs(ball(off) - box_leak(alpha, targets.grid, targets.position(*row)))
             assert error <= ball(allowed)
-        limit = Fraction(bounds.leak(alpha, dimension)) + allowed
+        limit = Fraction(leak(alpha, dimension)) + allowed
         record(ratio=float(off / limit), device=device, dtype=dtype)
         assert off <= limit
 
@@ -384,9 +384,7 @@ def test_formula_that_is_not_rounded_up_is_no_bound(rank: int) -> None:
     grid = [4.0 + i / 7 for i in range(200)]
     below = [alpha for alpha in grid if arb(plain(alpha)) < theory.leak_enclosure(alpha, rank)]
     assert below
-    assert all(
-        arb(bounds.leak(alpha, rank)) >= theory.leak_enclosure(alpha, rank) for alpha in below
-    )
+    assert all(arb(leak(alpha, rank)) >= theory.leak_enclosure(alpha, rank) for alpha in below)
 
 
 @control

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from constructions import attention_from_conv, certify
-from constructions.certificate import bounds
+from constructions.certificate import head_rounding
 from constructions.encodings import Encoding
 from constructions.encodings.tables import BiasTable, RowColumn, T5Buckets
 from constructions.formats import FORMATS
@@ -273,7 +273,7 @@ def worst_ratio(layer: MultiHeadSelfAttention, case: Case, gap: float) -> float:
                 mass = rows.mass(layer.encoding, gap, on.tolist(), layer.has_sink)
                 error = abs(ball(found) - mass / (1 + mass))
                 seen = torch.tensor(float((mass / (1 + mass)).upper()), dtype=torch.float64)
-                allowed = bounds.head_rounding(
+                allowed = head_rounding(
                     seen, torch.ones_like(seen), float(mass.upper()), (columns,), case.x.dtype
                 )
                 worst = max(worst, float((error / ball(allowed.item())).upper()))

@@ -31,7 +31,7 @@ from constructions.layer.attention import MultiHeadSelfAttention
 from constructions.normalisers import Softmax
 from constructions.sources.convolutions import geometry_of
 from tests.support import heads
-from tests.support.helpers import sunk, refused
+from tests.support.helpers import refused, sunk
 from tests.support.ledger import record
 from tests.support.oracle import convolve_module, exact_error, exactly, numbers
 from tests.support.strategies import (

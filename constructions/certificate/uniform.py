@@ -1,0 +1,70 @@
+"""The uniform head of an average pooling: all keys of its window alike, at any sharpness.
+
+Over the reals it is the pooling: nothing leaks, and P is its own limit. What rounds are its weights
+1 / m and the stored quotient of window and divisor: equation (16) on the page of
+`layer_error_is_certified`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from constructions.certificate.head_errors import HeadErrors, applied_by, largest_moduli
+from constructions.certificate.rounding import gamma, head_rounding
+from constructions.encodings import Window
+from constructions.formats import unit_roundoff
+from constructions.geometry.view import View
+from constructions.geometry.window import WindowGeometry
+from constructions.layer.attention import MultiHeadSelfAttention
+from constructions.layer.soft_padding import SoftPadding
+from constructions.layer.structure import products
+from constructions.sources.stencil import Stencil
+
+
+def window_means(view: View, geometry: WindowGeometry) -> Tensor:
+    """What the head sees: the mean over each window's keys, (N, 1, *targets.shape)."""
+    return _uniform(view, geometry)(view.values)
+
+
+def uniform_errors(
+    stencil: Stencil, view: View, geometry: WindowGeometry, layer: MultiHeadSelfAttention
+) -> HeadErrors:
+    """What the head does to this input; of the layer its dtype, evaluation and stored quotient.
+
+    Args:
+        stencil: of the pooling, in float64.
+        view: the input.
+        geometry: of the pooling.
+        layer: an attention layer.
+    """
+    keys, values = view.keys, view.values
+    padding = _uniform(view, geometry)
+    seen, largest = padding(values.abs()), largest_moduli(values)
+    mass = math.prod(geometry.window) - 1.0  # keys beside one, all as heavy
+    # (16): the quotient is stored rounded, perhaps to float32 before the layer was moved.
+    quotient = stencil.matrices.item()
+    stored = products(layer.heads, torch.float64).detach().cpu().max().item()
+    most = max(unit_roundoff(layer.dtype), unit_roundoff(torch.float32)) * abs(quotient)
+    relative = min(abs(stored - quotient), most) / abs(quotient)
+    # (16): the reference adds the window up and divides.
+    reference = gamma(math.prod(geometry.window) + 1, torch.float64) * seen
+    sizes = keys.shape if layer.evaluation == "factored" else (keys.size,)
+    rounding = head_rounding(seen, largest, mass, sizes, layer.dtype, products=applied_by(layer))
+    return HeadErrors(
+        deviation=torch.zeros_like(seen),
+        signed=True,
+        evaluated=head_rounding(seen, largest, mass, keys.shape, torch.float64) + reference,
+        rounding=rounding + relative * seen,
+    )
+
+
+def _uniform(view: View, geometry: WindowGeometry) -> SoftPadding:
+    """The operator of the one head of a pooling, the same at any sharpness."""
+    parts = Window(geometry.window).axes(geometry.dimension)
+    assert parts is not None
+    return SoftPadding.of(
+        parts, 1.0, view.keys, view.targets, gap=1.0, sink_height=None, dtype=torch.float64
+    )
