@@ -204,9 +204,9 @@ def _trained_as(source: AnySource, layer: MultiHeadSelfAttention) -> MultiHeadSe
     """The layer with the source's training flag, and trained where the source is."""
     trained = {name: p.requires_grad for name, p in source.named_parameters()}
     for name, parameter in layer.named_parameters():
-        of_matrices = name in ("value", "output", "positional_sharpness")
-        of = "bias" if name == "bias" else "weight" if of_matrices else name
-        parameter.requires_grad_(trained.get(of, False))
+        if parameter.requires_grad:
+            of = "bias" if name == "bias" else "weight"
+            parameter.requires_grad_(trained.get(of, False))
     return layer.train(source.training)
 
 

@@ -19,6 +19,9 @@ Own = TypeVar("Own", bound="HeadParameters")
 class HeadParameters(nn.Module):
     """The numbers of a layer's heads, copied from the heads that it is made of.
 
+    Matrices, sharpness and bias are trained; content terms and positions are frozen, as they were
+    made.
+
     Args:
         heads: where each looks, and what it applies; dtype and device are those of its matrices.
         sharpness: the gap in score between a head's shift and any other, or None.
@@ -53,33 +56,32 @@ class HeadParameters(nn.Module):
         dtype, device = heads.value.dtype, heads.value.device
         exact = accumulator(dtype)
 
-        def copied(numbers: Tensor, dtype: torch.dtype = dtype) -> nn.Parameter:
+        def copied(numbers: Tensor, dtype: torch.dtype, trained: bool) -> nn.Parameter:
             own = torch.empty(numbers.shape, dtype=dtype, device=device)
-            with torch.no_grad():
-                return nn.Parameter(own.copy_(numbers))
+            return nn.Parameter(own.copy_(numbers.detach()), trained)
 
         def zeros(*shape: int) -> nn.Parameter:
-            return nn.Parameter(torch.zeros(shape, dtype=dtype, device=device))
+            return nn.Parameter(torch.zeros(shape, dtype=dtype, device=device), False)
 
         channels, d_k = heads.groups * heads.value.shape[2], heads.positional_key.shape[-1]
         self.query = zeros(self.num_heads, channels, d_k)
         self.key = zeros(self.num_heads, channels, d_k)
         self.content_bias = zeros(self.num_heads, d_k)
-        self.positional_key = copied(heads.positional_key, exact)
-        self.positional_shift = copied(heads.shifts, exact)
+        self.positional_key = copied(heads.positional_key, exact, False)
+        self.positional_shift = copied(heads.shifts, exact, False)
         self.positional_sharpness: nn.Parameter | None
         if sharpness is None:
             self.register_parameter("positional_sharpness", None)
         else:
             wide = torch.tensor(sharpness, dtype=position_format(device), device=device)
             self.positional_sharpness = nn.Parameter(wide)
-        self.value = copied(as_stored(heads.value))
-        self.output = copied(as_stored(heads.output))
+        self.value = copied(as_stored(heads.value), dtype, True)
+        self.output = copied(as_stored(heads.output), dtype, True)
         self.bias: nn.Parameter | None
         if bias is None:
             self.register_parameter("bias", None)
         else:
-            self.bias = copied(bias)
+            self.bias = copied(bias, dtype, True)
 
     @property
     def dtype(self) -> torch.dtype:
