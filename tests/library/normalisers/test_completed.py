@@ -240,10 +240,11 @@ def test_an_object_completed_or_of_the_base_class_makes_the_same_layer(
     conv = filled(nn.Conv2d(2, 3, 3, padding=1), 3)
     x, bare = integers(2, 2, 5, 4) / 7, Two()
     outputs = []
-    for normaliser in (bare, complete_normaliser(bare), SubclassOfTwo()):
+    normalisers: list[Any] = [bare, complete_normaliser(bare), SubclassOfTwo()]
+    for normaliser in normalisers:
         layer = attention_from_conv(
             conv,
-            normaliser=normaliser,  # type: ignore[arg-type]
+            normaliser=normaliser,
             sharpness=sharpness,
             evaluation="dense",
         )
