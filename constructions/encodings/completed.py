@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from numbers import Real
 from typing import cast
@@ -118,6 +118,9 @@ class CompletedEncoding(Encoding):
 
     given: EncodingLike
 
+    # The defaults are written out once more: for a property of `super()`, torch 2.13 takes, in code
+    # that it traces, the property itself, which is true.
+
     def __repr__(self) -> str:
         return repr(self.given)
 
@@ -132,46 +135,49 @@ class CompletedEncoding(Encoding):
     @property
     def theorem(self) -> str | None:
         """The object's, or the default."""
-        return stated(self.given, "theorem", super().theorem)
+        return stated(self.given, "theorem", None)
 
     @property
     def crowded(self) -> bool:
         """The object's, or the default."""
-        return stated(self.given, "crowded", super().crowded)
+        return stated(self.given, "crowded", True)
 
     @property
     def absolute(self) -> bool:
         """The object's, or the default."""
-        return stated(self.given, "absolute", super().absolute)
+        return stated(self.given, "absolute", False)
 
     @property
     def bounded_reach(self) -> bool:
         """The object's, or the default."""
-        return stated(self.given, "bounded_reach", super().bounded_reach)
+        return stated(self.given, "bounded_reach", False)
 
     @property
     def everywhere(self) -> bool:
         """The object's, or the default."""
-        return stated(self.given, "everywhere", super().everywhere)
+        return stated(self.given, "everywhere", False)
 
     @property
     def integer_differences(self) -> bool:
         """The object's, or the default."""
-        return stated(self.given, "integer_differences", super().integer_differences)
+        return stated(self.given, "integer_differences", False)
 
     @property
     def natural_borders(self) -> Mapping[str, Encoding | None]:
         """The object's, completed, or the default."""
-        borders = stated(self.given, "natural_borders", super().natural_borders)
+        none: Mapping[str, object] = {}
+        borders = stated(self.given, "natural_borders", none)
         return {mode: self._part(encoding) for mode, encoding in borders.items()}
 
     def on_axis(self, axis: int) -> Encoding | None:
         """The object's, completed, or the default."""
-        return self._part(stated(self.given, "on_axis", super().on_axis)(axis))
+        on_axis: Callable[[int], object] | None = stated(self.given, "on_axis", None)
+        return None if on_axis is None else self._part(on_axis(axis))
 
     def score_error(self, shifts: Tensor, grid: Lattice) -> float:
         """The object's, or the default."""
-        return float(stated(self.given, "score_error", super().score_error)(shifts, grid))
+        error: Callable[[Tensor, Lattice], float] | None = stated(self.given, "score_error", None)
+        return 0.0 if error is None else float(error(shifts, grid))
 
     def _part(self, other: object) -> Encoding | None:
         """Another object that this one speaks of, completed; often it is this one."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from numbers import Real
 from typing import cast
@@ -96,6 +96,8 @@ class CompletedNormaliser(Normaliser):
 
     given: NormaliserLike
 
+    # The defaults are written out once more, as those of `CompletedEncoding`.
+
     def __repr__(self) -> str:
         return repr(self.given)
 
@@ -110,16 +112,17 @@ class CompletedNormaliser(Normaliser):
     @property
     def shift_invariant(self) -> bool:
         """The object's, or the default."""
-        return stated(self.given, "shift_invariant", super().shift_invariant)
+        return stated(self.given, "shift_invariant", False)
 
     @property
     def vanishes(self) -> bool:
         """The object's, or the default."""
-        return stated(self.given, "vanishes", super().vanishes)
+        return stated(self.given, "vanishes", False)
 
     def at(self, sharpness: float) -> Normaliser:
         """The object's, completed, or the default."""
-        other: object = stated(self.given, "at", super().at)(sharpness)
+        at: Callable[[float], object] | None = stated(self.given, "at", None)
+        other = self.given if at is None else at(sharpness)
         return self if other is self.given else _complete(other)
 
 
