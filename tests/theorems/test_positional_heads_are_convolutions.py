@@ -562,8 +562,7 @@ def test_windows_are_as_wide_as_the_tolerance_asks_and_no_wider(
     drawn: tuple[Squares, Lattice, Lattice, float],
 ) -> None:
     scores, keys, targets, tolerance = drawn
-    padding = scores.padding(keys, targets, tolerance)
-    assert padding.outside.max() <= tolerance * (1 + 1e-9)
+    assert scores.mass_outside(keys, targets, tolerance).max() <= tolerance * (1 + 1e-9)
     if max(targets.shape) > 1 and keys.dimension == 1 and tolerance < 0.01:
         width = scores.width(0, keys, tolerance)
         if width:  # one less leaves out, by the bound for some f, more than is asked for
