@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import pytest
 import torch
@@ -34,7 +35,7 @@ class Opaque:
         return {"replicate": self}
 
 
-def convolution(mode: str = "zeros") -> nn.Conv1d:
+def convolution(mode: Literal["zeros", "replicate"] = "zeros") -> nn.Conv1d:
     conv = nn.Conv1d(2, 3, 3, padding=1, padding_mode=mode)
     filled(conv)
     return conv
@@ -75,8 +76,8 @@ def test_natural_border_of_scores_that_are_no_known_sums_is_refused() -> None:
     layer = attention_from_conv(conv, encoding=Opaque(), boundary="natural", sharpness=3.0)
     with refused(ValueError, "layer", "'replicate' of Opaque()", "a padded boundary"):
         certify(layer, conv, x)
-    for options in ({"boundary": "padded", "sharpness": 3.0}, {"boundary": "natural"}):
-        layer = attention_from_conv(conv, encoding=Opaque(), **options)  # type: ignore[arg-type]
+    for boundary, sharpness in (("padded", 3.0), ("natural", None)):
+        layer = attention_from_conv(conv, encoding=Opaque(), boundary=boundary, sharpness=sharpness)
         assert certify(layer, conv, x).holds
 
 
