@@ -20,8 +20,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from constructions import assert_equivalent, attention_from_conv, certify
-from constructions.certificate import leak
-from constructions.certificate.certificate import Certificate
+from constructions.certificate import Certificate, leak
 from constructions.formats import FORMATS
 from tests.support.helpers import filled, integers, refused
 from tests.support.ledger import ROOT

@@ -10,7 +10,7 @@ from torch import nn
 import constructions.lowering
 from constructions import attention_from_conv, lower
 from constructions.geometry.lattice import Lattice
-from constructions.layer.soft_padding import SINK_HEIGHT, Banded
+from constructions.layer.soft_padding import Banded
 from constructions.lowering.bands import Squares, SumOverAxes
 from tests.support.helpers import filled
 
@@ -38,7 +38,7 @@ def test_sink_of_a_lowered_layer_stands_at_the_layer_s_height() -> None:
     layer = attention_from_conv(nn.Conv1d(1, 1, 3, padding=1), sharpness=3.0)
     (group,) = lower(layer).head_groups
     assert isinstance(group.scores, Squares)
-    assert group.scores.sink == -SINK_HEIGHT * 3.0
+    assert group.scores.sink == -0.5 * 3.0
 
 
 def test_spans_that_look_alike_are_one() -> None:
