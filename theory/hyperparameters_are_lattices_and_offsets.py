@@ -258,7 +258,8 @@ def _prove_named_padding(proof: Proof) -> None:
             identical(0 - low, -half) and identical(reach - low, sp.ceiling(reach / sp.Integer(2))),
             equation=7,
         )
-    size, reach, none = *sp.symbols("n R", integer=True), sp.Integer(0)
+    size, reach = sp.symbols("n R", integer=True)
+    none = sp.Integer(0)
     last = offset(TAP, DILATION, none).subs(TAP * DILATION, reach)  # R = r (k - 1), j = k - 1
     proof.check(
         '"valid": with padding 0 the offsets run from 0 to R',

@@ -605,6 +605,7 @@ def test_error_of_a_window_is_attained() -> None:
     assert 1 < width < 12
     distance = (torch.arange(n) - n // 2).abs()
     x = (distance > width).double().reshape(1, 1, n)
+    assert isinstance(group.scores, Squares)
     drawn = group.scores, Lattice.box((n,)), Lattice.box((n,)), 1e-3
     with precision(BITS):
         truth = gated_truth(weight, one, one, x, None)[0][0][n // 2]
