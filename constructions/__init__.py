@@ -1,7 +1,45 @@
 """Attention layers that express convolutions, exactly or within a certified error."""
 
-from constructions.certificate import assert_equivalent, certify
+from constructions import certificate, encodings, heads, normalisers
+from constructions.certificate import Certificate, assert_equivalent, certify
 from constructions.conversion import attention_from_conv, convert
-from constructions.lowering import lower
+from constructions.encodings import Encoding
+from constructions.geometry.view import View
+from constructions.heads import Heads
+from constructions.layer.attention import MultiHeadSelfAttention
+from constructions.layer.soft_padding import SoftPadding
+from constructions.lowering import Cost, Lowered, lower
+from constructions.normalisers import Normaliser
+from constructions.sources import Stencil
 
-__all__ = ["assert_equivalent", "attention_from_conv", "certify", "convert", "lower"]
+__all__ = [
+    "Certificate",
+    "Cost",
+    "Encoding",
+    "Heads",
+    "Lowered",
+    "MultiHeadSelfAttention",
+    "Normaliser",
+    "SoftPadding",
+    "Stencil",
+    "View",
+    "assert_equivalent",
+    "attention_from_conv",
+    "certificate",
+    "certify",
+    "convert",
+    "encodings",
+    "heads",
+    "lower",
+    "normalisers",
+    "plotting",
+]
+
+
+def __getattr__(name: str) -> object:
+    """`constructions.plotting`, imported when it is first asked for: it needs the extra `plot`."""
+    if name == "plotting":
+        import importlib
+
+        return importlib.import_module("constructions.plotting")
+    raise AttributeError(f"module 'constructions' has no attribute {name!r}")

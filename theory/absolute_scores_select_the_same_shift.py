@@ -59,7 +59,7 @@ THEOREM = Theorem(
     objects=(
         "constructions.encodings.Absolute",
         "constructions.encodings.Quadratic",
-        "constructions.evaluation.Fused",
+        "constructions.attention_from_conv",
         "constructions.normalisers.Softmax",
     ),
 )

@@ -47,7 +47,7 @@ THEOREM = Theorem(
     objects=(
         "constructions.attention_from_conv",
         "constructions.certify",
-        "constructions.layer.attention.MultiHeadSelfAttention",
+        "constructions.MultiHeadSelfAttention",
     ),
 )
 

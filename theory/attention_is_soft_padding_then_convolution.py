@@ -18,7 +18,7 @@ import sympy as sp
 from flint import arb
 
 from theory.saturated_softmax_is_one_hot import ACCUMULATOR, EXP_ROUNDOFFS, FORMATS, Format
-from theory.tools.proof import Proof, Step, Theorem, equal, identical, nonnegative
+from theory.tools.proof import Proof, Step, Theorem, equal, identical, nonnegative, positive
 from theory.tools.theta import ball, precision
 
 __all__ = [
@@ -47,18 +47,20 @@ THEOREM = Theorem(
         "alike, is one operator P, the same for all heads, followed by the ordinary convolution. "
         "Row t of P says what attention sees at position t, on the image or beyond its border; the "
         "factorisation is exact for every normaliser that acts row by row, every sharpness, box, "
-        "stride, border and sink, and no other layer has it. For softmax and scores that are sums "
-        "over axes P = r (P_1 ⊗ … ⊗ P_d), one small matrix for each axis and, with a sink, one "
-        "factor for each row. So the layer errs by conv((P − P_∞)X), which without a sink is e^−α "
-        "times a discrete Laplacian, to first order; it costs a blur and one convolution for all "
-        "heads together; and its gradients are P's."
+        "stride, border and sink. A layer of fixed weights has such a P if and only if heads that "
+        "look at one position have one row there. For softmax and scores that are sums over axes "
+        "P = r (P_1 ⊗ … ⊗ P_d), one small matrix for each axis and, with a sink, one factor for "
+        "each row. So the layer errs by conv((P − P_∞)X), which for quadratic scores on keys one "
+        "apart, without a sink, is e^−α times a discrete Laplacian, to first order; it costs a "
+        "blur and one convolution for all heads together; and its gradients are P's."
     ),
     hypotheses=(
         "head h scores key k at query q by s(k − q − Δ_h), with one function s for all heads; "
         "there may be a sink, one more key, of zero value and constant score",
         "the weights are a function of the row of scores, the same for every row",
         "for the product over axes: softmax, a box of keys, s a sum over the axes",
-        "for the expansions and the band: s(δ) = −α‖δ‖²; for the rounding: the model of T7",
+        "for the expansions and the band: s(δ) = −α‖δ‖² and keys one apart",
+        "for the rounding: the model of T7, and no row with γ_n > 1",
     ),
     notation={
         "q, k, t = q + Δ_h": "positions of queries, keys and targets",
@@ -85,10 +87,10 @@ THEOREM = Theorem(
         "arXiv:1909.03469 (rounding of softmax)",
     ),
     objects=(
-        "constructions.layer.soft_padding.SoftPadding",
-        "constructions.evaluation.Factored",
-        "constructions.layer.attention.MultiHeadSelfAttention.soft_padding",
-        "constructions.layer.attention.MultiHeadSelfAttention.shares_structure",
+        "constructions.SoftPadding",
+        "constructions.attention_from_conv",
+        "constructions.MultiHeadSelfAttention.soft_padding",
+        "constructions.MultiHeadSelfAttention.shares_structure",
         "constructions.certificate.head_rounding",
     ),
 )
@@ -252,13 +254,41 @@ def _one_operator(proof: Proof) -> None:
     difference = sum((a - p) * term for a, p, term in zip(heads, rows, terms, strict=True))
     coefficients = sp.Poly(difference, *pixels, *matrices)
     proof.check(
-        "equal for all pixels and matrices, layer and convolution have equal weights",
+        "two heads, three keys: the coefficient of X_k W_h in the difference is that of weights",
         all(
             identical(coefficients.coeff_monomial(term), a - p)
             for a, p, term in zip(heads, rows, terms, strict=True)
         ),
         equation=4,
     )
+    proof.check(
+        "heads of offsets 0 and 1 at two queries, weights 0 or 1: a P serves just if they agree "
+        "where they meet",
+        _factors_where_heads_agree(),
+        equation=4,
+    )
+
+
+def _factors_where_heads_agree() -> bool:
+    """Whether some P serves just those layers whose heads agree where they meet.
+
+    Two heads, of the offsets 0 and 1, two queries and one key, which meet at the position 1. Every
+    weight is 0 or 1, and so is every entry of the P that are tried.
+    """
+    pixel, first, second = sp.symbols("X W_0 W_1", commutative=False)
+    for weights in product((0, 1), repeat=4):
+        table = {(h, q): a for (h, q), a in zip(product((0, 1), repeat=2), weights, strict=True)}
+        outputs = [table[0, q] * pixel * first + table[1, q] * pixel * second for q in (0, 1)]
+        found = any(
+            all(
+                identical(outputs[q], rows[q] * pixel * first + rows[q + 1] * pixel * second)
+                for q in (0, 1)
+            )
+            for rows in product((0, 1), repeat=3)
+        )
+        if found is not (table[0, 1] == table[1, 0]):
+            return False
+    return True
 
 
 def _same(left: Mapping[Point, sp.Expr], right: Mapping[Point, sp.Expr]) -> bool:
@@ -347,6 +377,17 @@ def _one_matrix_for_each_axis(proof: Proof) -> None:
         and _sparsemax(z, sp.Rational(-2, 3))[0] == sp.Rational(2, 3) != sp.Rational(3, 4) ** 2,
         equation=10,
     )
+    rows = [row for n in (1, 2, 3) for row in product((0, -1, -2), repeat=n)]
+    proof.check(
+        "top-1 of the sums over two axes of up to 3 scores in {0, −1, −2}, ties sharing evenly, is "
+        "the product of the axes' top-1",
+        all(
+            top_one([a + b for a, b in product(first, second)])
+            == [a * b for a, b in product(top_one(first), top_one(second))]
+            for first, second in product(rows, repeat=2)
+        ),
+        equation=10,
+    )
 
 
 def _axis_by_axis(axes: Sequence[sp.Matrix], pixels: sp.Matrix, keys: Sequence[int]) -> sp.Matrix:
@@ -361,6 +402,12 @@ def _axis_by_axis(axes: Sequence[sp.Matrix], pixels: sp.Matrix, keys: Sequence[i
         ]
         shape[i] = axis.rows
     return sp.Matrix(values)
+
+
+def top_one(scores: Sequence[int | Fraction]) -> list[Fraction]:
+    """All the attention to the highest score, shared evenly by those that tie."""
+    ties = [score == max(scores) for score in scores]
+    return [Fraction(tie, sum(ties)) for tie in ties]
 
 
 def _sparsemax(scores: Sequence[sp.Rational], level: sp.Rational) -> tuple[sp.Rational, ...]:
@@ -529,11 +576,21 @@ def multiplications(keys: Sequence[int], targets: Sequence[int]) -> int:
     return sum(prod(targets[: i + 1]) * prod(keys[i:]) for i in range(len(keys)))
 
 
-def band(alpha: float | Fraction, gap: float | Fraction) -> int:
-    """The half-width of a factor, the greatest w with w² α <= gap, by equation (17)."""
+def band(alpha: float | Fraction, gap: float | Fraction, spacing: int = 1) -> int:
+    """The half-width of a factor, in keys, by equation (17).
+
+    Args:
+        alpha: the sharpness.
+        gap: from how much below the highest score on a weight is stored as 0.
+        spacing: of the keys; between keys that are more than 1 apart two may be nearest.
+    """
     quotient = Fraction(gap) / Fraction(alpha)
+
+    def below(steps: int) -> int:
+        return steps**2 if spacing == 1 else spacing**2 * steps * (steps - 1)
+
     width = 0
-    while (width + 1) ** 2 <= quotient:
+    while below(width + 1) <= quotient:
         width += 1
     return width
 
@@ -567,6 +624,17 @@ def _cost(proof: Proof) -> None:
         nonnegative((w + 1 + j) ** 2 - (w + 1) ** 2),
         equation=17,
     )
+    spacing = sp.Symbol("S", positive=True)
+    lean = sp.Symbol("p", nonnegative=True)  # φ = p − 1/2: the target is half-way at worst
+    phi = lean - sp.Rational(1, 2)
+    proof.check(
+        "keys S apart, the nearest φ S before the target, φ >= −1/2: j keys on it is at least "
+        "S² j (j − 1) below, which grows with j",
+        identical((phi + j) ** 2 * spacing**2 - phi**2 * spacing**2, spacing**2 * j * (j + 2 * phi))
+        and nonnegative(spacing**2 * (j * (j + 2 * phi) - j * (j - 1)))
+        and nonnegative((w + 1 + j) * (w + j) - (w + 1) * w),
+        equation=17,
+    )
 
 
 # Gradients ----------------------------------------------------------------------------------------
@@ -590,6 +658,12 @@ def _gradients(proof: Proof) -> None:
         proof.check(
             f"∂(PX)/∂α is the covariance of score and pixel under a row's weights, {n} keys",
             equal(derivative, both - score * seen),
+            equation=19,
+        )
+        flat = {p: sp.Symbol("X") for p in pixels}
+        proof.check(
+            f"of equal pixels under weights of sum 1 it is 0, {n} keys",
+            equal((both - score * seen).subs(flat), sp.Integer(0)),
             equation=19,
         )
     numerator, total = (sp.Function(name)(alpha) for name in ("N", "Z"))
@@ -621,38 +695,78 @@ def _gradients(proof: Proof) -> None:
         ),
         equation=20,
     )
+    e, far, sunk = sp.symbols("e m S", positive=True)  # a key at squared distance m, and the sink
+    proof.check(
+        "equal pixels, with a sink: r' X is not 0, for one key at its target r (1 − r) c X",
+        equal(
+            (kept * (1 - kept) * (sp.diff(total, alpha) / total + c))
+            .subs(sp.diff(total, alpha), -far * e)
+            .subs({total: e, mass: sunk}),
+            e * sunk / (e + sunk) ** 2 * (c - far),
+        )
+        and positive((e * sunk / (e + sunk) ** 2 * (c - far)).subs({far: 0, c: sp.Rational(1, 2)})),
+        equation=20,
+    )
 
 
 def _adjoint(proof: Proof) -> None:
     """The derivatives of ⟨G, conv(PX)⟩ in pixels, matrices and bias: (18)."""
-    keys, shifts, queries = range(3), (-1, 0, 1), range(3)
-    pixels, matrices, bias = sp.symbols("X_0:3"), sp.symbols("W_0:3"), sp.Symbol("b")
-    given = sp.symbols("G_0:3")
-    rows = {t: sp.symbols(f"P_{t + 1}_0:3") for t in range(-1, 4)}
-    padded = {t: sum(map(sp.Mul, row, pixels)) for t, row in rows.items()}
-    value = sum(
-        given[q] * (bias + sum(padded[q + s] * w for s, w in zip(shifts, matrices, strict=True)))
+    size, keys, queries, shifts = 2, range(2), range(2), (0, 1)
+
+    def entries(name: str, rows: int) -> sp.Matrix:
+        return sp.Matrix(rows, size, lambda i, j: sp.Symbol(f"{name}_{i}{j}"))
+
+    def gradient(of: sp.Expr, at: sp.Matrix) -> sp.Matrix:
+        return sp.Matrix(*at.shape, lambda i, j: sp.diff(of, at[i, j]))
+
+    pixels = [entries(f"X{k}", 1) for k in keys]
+    matrices, bias = [entries(f"W{s}", size) for s in shifts], entries("b", 1)
+    given = [entries(f"G{q}", 1) for q in queries]
+    rows = {q + s: sp.symbols(f"P{q + s}_0:2") for q in queries for s in shifts}
+    zero = sp.zeros(1, size)
+    padded = {
+        t: sum((p * x for p, x in zip(row, pixels, strict=True)), zero) for t, row in rows.items()
+    }
+    outputs = [
+        sum((padded[q + s] * w for s, w in zip(shifts, matrices, strict=True)), bias)
         for q in queries
-    )
+    ]
+    value = sum((g * y.T)[0] for g, y in zip(given, outputs, strict=True))
     back = {
-        t: sum(given[t - s] * w for s, w in zip(shifts, matrices, strict=True) if t - s in queries)
+        t: sum(
+            (given[t - s] * w.T for s, w in zip(shifts, matrices, strict=True) if t - s in queries),
+            zero,
+        )
         for t in rows
     }
+    case = "two keys, queries and taps, 2 × 2 matrices"
     proof.check(
-        "in the pixels: the convolution's gradient at the targets, then P transposed",
+        f"{case}: in the pixels the convolution's gradient at the targets, then P transposed",
         all(
-            identical(sp.diff(value, pixels[k]), sum(rows[t][k] * back[t] for t in rows))
+            identical(
+                gradient(value, pixels[k]), sum((row[k] * back[t] for t, row in rows.items()), zero)
+            )
             for k in keys
         ),
         equation=18,
     )
     proof.check(
-        "in matrices and bias: the convolution's at the image PX",
+        f"{case}: in matrices and bias the convolution's gradients at the image PX",
         all(
-            identical(sp.diff(value, w), sum(given[q] * padded[q + s] for q in queries))
+            identical(
+                gradient(value, w),
+                sum((padded[q + s].T * given[q] for q in queries), sp.zeros(size, size)),
+            )
             for s, w in zip(shifts, matrices, strict=True)
         )
-        and identical(sp.diff(value, bias), sum(given)),
+        and identical(gradient(value, bias), sum(given, zero)),
+        equation=18,
+    )
+    rest, g, p, x, w = sp.symbols("R G P X W")
+    proof.check(
+        "one term G P X W more adds P (G W) in X and (P X) G in W",
+        identical(sp.diff(rest + g * p * x * w, x), p * (g * w))
+        and identical(sp.diff(rest + g * p * x * w, w), (p * x) * g),
         equation=18,
     )
 
@@ -712,7 +826,8 @@ def rescaling_error(name: str, keys: Sequence[int]) -> StepError:
     """
     exact, u, cast, cast_eta = _format(name)
     double = ball(FORMATS["float64"].unit_roundoff)
-    stored = compounded([_exponent_error(keys), growth(sum(keys), double), u + cast])
+    together = _exponent_error(len(keys), prod(keys))
+    stored = compounded([together, growth(sum(keys), double), u + cast])
     lost = 2 * ball(exact.smallest_normal) + cast_eta
     return StepError(stored, lost, compounded([stored, u]), lost, 0)
 
@@ -807,13 +922,15 @@ def _exponential(name: str, score_error: arb | None = None) -> arb:
     return own if score_error is None else compounded([own, score_error.expm1()])
 
 
-def _exponent_error(keys: Sequence[int]) -> arb:
-    """What the error of ln Z − ln s, that of the sums in Z left out, and of σ make of r."""
-    d, lowest = len(keys), _lowest(FORMATS["float64"])
-    logs = [ball(n).log() for n in keys]
-    reach = 2 * (lowest + sum(logs, arb(0)))  # J
-    on_axes = sum((EXP_ROUNDOFFS + 2 * log + 4 * log for log in logs), arb(0))
-    roundoffs = (d + 1) * reach + d * sum(logs, arb(0)) + lowest + on_axes + EXP_ROUNDOFFS + 2
+def _exponent_error(axes: int, keys: int) -> arb:
+    """What the error of ln Z − ln s, that of the sums in Z left out, and of σ make of r.
+
+    It is a sum of terms that grow with the logarithm of the number of keys on all axes together.
+    """
+    lowest, log = _lowest(FORMATS["float64"]), ball(keys).log()
+    reach = 2 * (lowest + log)  # J
+    on_axes = axes * EXP_ROUNDOFFS + 2 * log + 4 * log
+    roundoffs = (axes + 1) * reach + axes * log + lowest + on_axes + EXP_ROUNDOFFS + 2
     return roundoffs * ball(FORMATS["float64"].unit_roundoff) * ball(1 + Fraction(1, 2**12))
 
 
@@ -843,6 +960,13 @@ def _relative_rounding(proof: Proof) -> None:
             weight * seen + lost + g * ((1 + weight) * seen + lost),
             ((1 + weight) * (1 + g) - 1) * seen + lost * (1 + g),
         ),
+        equation=22,
+    )
+    terms, eta, room = sp.symbols("n eta p", nonnegative=True)
+    proof.check(
+        "n products lose η/2 each, and sums make 1 + γ of that: n η at most, for γ = 1 − p <= 1",
+        identical(terms * eta - terms * eta / 2 * (1 + (1 - room)), terms * eta * room / 2)
+        and nonnegative(terms * eta * room / 2),
         equation=22,
     )
     before, step, absolute, fresh, size = sp.symbols("A e U l R", nonnegative=True)
@@ -892,28 +1016,30 @@ def _rescaling(proof: Proof) -> None:
     """The factor that a sink leaves, computed from logarithms: (24)."""
     p, n, low, log = sp.symbols("p n S L", positive=True)
     proof.check(
-        "ln y <= y − 1: equal at 1, and y − 1 − ln y has derivative 1 − 1/y and is convex",
+        "y − 1 − ln y is 0 at 1, its derivative is 1 − 1/y, and the second one is positive",
         sp.diff(p - 1 - sp.log(p), p) == 1 - 1 / p
         and sp.diff(p - 1 - sp.log(p), p, 2).is_positive is True
         and (p - 1 - sp.log(p)).subs(p, 1) == 0,
         equation=24,
     )
     proof.check(
-        "n weights of sum 1 have Σ p (1/(n p) − 1) = 0, so that Σ p ln(1/p) <= ln n",
+        "p (1/(n p) − 1) = 1/n − p, whose sum over n weights of sum 1 is 0",
         identical(p * (1 / (n * p) - 1), 1 / n - p),
         equation=24,
     )
     far, more = sp.symbols("H d", nonnegative=True)  # H = Σ|h|; the sink is d more than H/2 below
     proof.check(
-        "ζ > −S and cα <= H/2 give H < 2(S + L): 2(ζ + S) = 2(S + L) − H − 2d",
+        "ζ = L − H + H/2 − d gives 2(ζ + S) = 2(S + L) − H − 2d",
         identical(2 * ((-far + log + (far / 2 - more)) + low), 2 * (low + log) - far - 2 * more),
         equation=24,
     )
     z, delta = sp.symbols("z delta", real=True)
-    sigmoid = 1 / (1 + sp.exp(-z))
     proof.check(
-        "σ(z) is 1/(1 + e^(−z)), and (1 + e^δ e^(−z))/(1 + e^(−z)) is between 1 and e^δ",
-        equal(sp.diff(sigmoid, z), sigmoid * (1 - sigmoid))
+        "1 + e^δ e^(−z) less 1 + e^(−z) is (e^δ − 1) e^(−z), and less than e^δ (1 + e^(−z)) by "
+        "e^δ − 1",
+        identical(
+            (1 + sp.exp(delta) * sp.exp(-z)) - (1 + sp.exp(-z)), (sp.exp(delta) - 1) * sp.exp(-z)
+        )
         and identical(
             sp.exp(delta) * (1 + sp.exp(-z)) - (1 + sp.exp(delta) * sp.exp(-z)),
             sp.exp(delta) - 1,
@@ -921,12 +1047,12 @@ def _rescaling(proof: Proof) -> None:
         equation=24,
     )
     for d in (1, 2, 3):
-        keys = [round(LARGEST ** (1 / d))] * d
         for name in FORMATS:
             _, u, cast, _ = _format(name)
-            needed = compounded([_exponent_error(keys), u + cast, u])
+            needed = compounded([_exponent_error(d, LARGEST), u + cast, u])
             proof.check(
-                f"{name}, d = {d}: sums apart, (1 + (d + 2)τ)(1 + 8u + u_w) is enough to 2^40 keys",
+                f"{name}, d = {d}, 2^40 keys: the listed roundings, those of the sums apart, are "
+                "within (1 + (d + 2)τ)(1 + 8u + u_w)",
                 bool(needed < compounded([(d + 2) * _exponential(name), 8 * u + cast])),
                 equation=24,
             )
@@ -936,8 +1062,14 @@ def _rounding_by_mass(proof: Proof) -> None:
     """Errors relative to the mass off the limit, and gradients: (25) to (28)."""
     a, b, g, h, u = sp.symbols("a b g h u", nonnegative=True)
     proof.check(
-        "two numbers on one side of 0: |a − b| is the larger less the other",
-        identical(a - (a - b), b) and identical(b - (b - a), a),
+        "two numbers on one side of 0, one larger by p: their distance p is at most the larger",
+        nonnegative((b + a) - ((b + a) - b)) and identical((b + a) - b, a),
+        equation=25,
+    )
+    value, rounded, own = sp.symbols("y f g_0", real=True)
+    proof.check(
+        "f − g = (f − y) + (y − g): within twice |y − g| if f is as near to y as g is",
+        identical((rounded - value) + (value - own), rounded - own),
         equation=25,
     )
     mass, stored = sp.symbols("lambda mu", nonnegative=True)
@@ -951,23 +1083,24 @@ def _rounding_by_mass(proof: Proof) -> None:
         equation=25,
     )
     proof.check(
-        "16 (1 + γ)λ of the target, 4 (1 + γ)λ' of the others, as much in rounding; λ' = λ + r",
+        "16 (1 + γ)λ + 4 (1 + γ)λ' + 4 (1 + γ)λ' is at most 24 (1 + γ)λ', for λ' = λ + r",
         identical(
             24 * (1 + g) * (mass + more) - (peak + 2 * others).subs(stored, mass + more),
             16 * (1 + g) * more,
-        ),
+        )
+        and nonnegative(16 * (1 + g) * more),
         equation=25,
     )
     c, before = sp.symbols("c C", nonnegative=True)
     proof.check(
-        "one more step: C − 1 + c C = C (1 + c) − 1",
+        "one more step, c of the largest value C: C − 1 + c C = C (1 + c) − 1",
         identical((before - 1) + c * before, before * (1 + c) - 1),
         equation=26,
     )
     x = sp.Symbol("x", nonnegative=True)
     proof.check(
-        "the factor of a sink near 1: sum, reciprocal, cast and product make 16 of e^(−z) <= 3λ/2",
-        identical(2 * 2 * 2 * 2 * (sp.Rational(3, 2) * mass), 24 * mass),
+        "doubled four times, 3λ/2 is 24 λ",
+        identical(2**4 * (sp.Rational(3, 2) * mass), 24 * mass),
         equation=26,
     )
     for d in (1, 2, 3):

@@ -29,6 +29,7 @@ __all__ = [
     "mirrored",
     "off_axis_sum",
     "prove",
+    "reflecting_score",
     "reflections_contradict",
     "row_sum_error",
     "sink_leak_off_grid",
@@ -45,17 +46,20 @@ THEOREM = Theorem(
         "replicates the edge, one more key with value zero pads with zeros, and a periodic "
         "encoding goes round. "
         "Replicate padding leaks as little beyond the edge as inside, less than 1 − ϑ(e^−α)^−d. "
-        "The sink may score −cα against the target's 0 for c strictly between 0 and 1, best at "
-        "1/2, where less than 1 − 1/(ϑ(e^−α)^d + e^(−α/2)) is lost on an image of spacing 1. "
-        "Without a sink no softmax pads with zeros, since its rows sum to one. "
-        "A circle of n pixels has the gap 1 − cos(2π/n) for each unit of scale. Reflection has no "
-        "relative score at all for shifts of two pixels or more."
+        "The sink may score −cα against the target's 0 for any c strictly between 0 and 1. "
+        "c = 1/2 has the largest gap that serves every convolution, and at spacing 1 in the limit "
+        "of large α the least leak, less than 1 − 1/(ϑ(e^−α)^d + e^(−α/2)). Without a sink and "
+        "padded keys no softmax pads with zeros where two queries miss taps of different sums, "
+        "since its rows sum to one. A circle of n >= 2 pixels has the gap 1 − cos(2π/n) for each "
+        "unit of scale. Reflection has a relative score if and only if the shift is of one pixel "
+        "at most or the axis has three pixels or fewer."
     ),
     hypotheses=(
         "the keys are the pixels: a box of integer points, with a spacing for each axis",
         "targets q + Δ are integer points, on the box, between its points or beyond it; α > 0",
-        "replicate: scores −α|k − t|², or one sharpness for each axis; circular: α Σ cos(2π(k_i − "
-        "t_i)/n_i) divided by the gap, spacing 1",
+        "replicate: scores −α|k − t|², or one sharpness for each axis, spacing 1; circular: "
+        "α Σ cos(2π(k_i − t_i)/n_i) divided by the gap, spacing 1",
+        "reflection: every pixel is a query, and shifts are shorter than the axis",
         "the weights are the softmax of the scores, over the reals",
     ),
     notation={
@@ -84,16 +88,15 @@ THEOREM = Theorem(
         "DLMF 20.5.9, 20.7.32",
     ),
     objects=(
-        "constructions.geometry.view.Natural",
-        "constructions.geometry.view.Padded",
+        "constructions.attention_from_conv",
         "constructions.encodings.Quadratic",
         "constructions.encodings.Periodic",
-        "constructions.layer.soft_padding.SINK_HEIGHT",
-        "constructions.geometry.padding_modes.PADDING_MODES",
+        "constructions.MultiHeadSelfAttention.sink_height",
     ),
 )
 
 HALF = Fraction(1, 2)
+HALF_BALL = ball(HALF)
 
 
 # Numbers: what is off the limit, enclosed ---------------------------------------------------------
@@ -232,6 +235,16 @@ def reflections_contradict(size: int, shift: int) -> bool:
         if other != best
     }
     return any((other, best) in preferred for best, other in preferred)
+
+
+def reflecting_score(size: int, shift: int) -> dict[int, int] | None:
+    """A score of displacements for a head with this shift, 0 where not given; (34).
+
+    None where there is none: reflection by two pixels or more, on four pixels or more.
+    """
+    if abs(shift) <= 1:
+        return {-shift: 1, shift: 2}
+    return {-2: 2, 0: 1, 2: 2} if size <= 3 else None
 
 
 # The proof ----------------------------------------------------------------------------------------
@@ -420,14 +433,19 @@ def _prove_interval(proof: Proof) -> None:
     )
     distance = sp.Symbol("m", nonnegative=True)
     proof.check(
-        "off the grid: S = x^μ (N + …), N keys nearest, each other term x^(m - μ) <= 1",
+        "off the grid: x^(μ + m) = x^μ x^m, so that each key's term is x^μ times at most 1",
         identical(X ** (mu + distance), X**mu * X**distance),
         equation=9,
     )
     proof.check(
-        "e^-αμ / e^-cα = x^(μ - c), and e^-cα = x^c: both vanish iff 0 < c < μ",
-        identical(sp.powsimp(sp.exp(-ALPHA * mu) / sp.exp(-c * ALPHA)), sp.exp(-ALPHA * (mu - c)))
-        and sp.limit(sp.exp(-c * ALPHA), ALPHA, sp.oo) == 0
+        "e^-αμ / e^-cα = x^(μ - c)",
+        identical(sp.powsimp(sp.exp(-ALPHA * mu) / sp.exp(-c * ALPHA)), sp.exp(-ALPHA * (mu - c))),
+        equation=9,
+    )
+    proof.check(
+        "a power of x vanishes for a positive exponent, is 1 for 0 and grows for a negative one",
+        sp.limit(sp.exp(-c * ALPHA), ALPHA, sp.oo) == 0
+        and sp.exp(0 * ALPHA) == 1
         and sp.limit(sp.exp(c * ALPHA), ALPHA, sp.oo) == sp.oo,
         equation=9,
     )
@@ -555,7 +573,7 @@ def _prove_one_half_is_best(proof: Proof) -> None:
         equation=16,
     )
     proof.check(
-        "and σ(1 - 2z) <= 1, since 1 - 2z <= 1 - z⁶, which leaves z(1 - σ(1 - 2z)) >= 0",
+        "and σ(1 - 2z) < 1, since 1 - 2z < 1 - z⁶, which leaves z(1 - σ(1 - 2z)) > 0",
         identical(bracket - 1 + z, z * (1 - sigma * (1 - 2 * z)))
         and identical((1 - z**6) - (1 - 2 * z), z * (2 - z**5))
         and 2 - Fraction(1, 2) ** 5 > 0,
@@ -672,29 +690,26 @@ def _prove_added_constant(proof: Proof) -> None:
 
 def _prove_necessity(proof: Proof) -> None:
     """Rows that sum to one map constants to constants; zero padding does not: (22) to (25)."""
-    weights = sp.symbols("a:5")
-    pixel, matrix, bias = sp.symbols("X W b")
-    rest = 1 - sum(weights)
+    weight, pixel, matrix, bias = (sp.Symbol(name, commutative=False) for name in "aXWb")
+    mass = sp.Symbol("A")
+    one = sp.Symbol("w", real=True)
     proof.check(
-        "a row that sums to one, weights of any sign: Σ a_k X = X",
-        identical(sum(a * pixel for a in weights) + rest * pixel, pixel),
+        "one more key of the same pixel, its weight of any sign: A X + w X = (A + w) X",
+        identical(mass * pixel + one * pixel, (mass + one) * pixel),
         equation=22,
     )
-    head = sp.Symbol("Y")
     proof.check(
-        "one more head adds X W to an output that does not depend on the query",
+        "one more head that sees X, at whatever query: X W + X W' = X (W + W')",
+        identical(pixel * matrix + pixel * weight, pixel * (matrix + weight)),
+        equation=22,
+    )
+    missed, other = (sp.Symbol(name, commutative=False) for name in ("M", "M'"))
+    proof.check(
+        "two queries that miss taps of sums M and M' differ by X (M' - M), all taps of sum W",
         identical(
-            (head + bias) + (weights[0] * pixel + (1 - weights[0]) * pixel) * matrix,
-            head + bias + pixel * matrix,
+            (pixel * (matrix - missed) + bias) - (pixel * (matrix - other) + bias),
+            pixel * (other - missed),
         ),
-        equation=22,
-    )
-    # A window of 4 taps, of which two see zeros at one query and none at another.
-    taps = sp.symbols("W:4")
-    inside, corner = sum(taps) * pixel + bias, (taps[2] + taps[3]) * pixel + bias
-    proof.check(
-        "two queries of zero padding differ by the taps that one of them does not see",
-        identical(inside - corner, (taps[0] + taps[1]) * pixel),
         equation=23,
     )
     u, w = sp.symbols("u w", positive=True)
@@ -797,13 +812,25 @@ def _prove_circle(proof: Proof) -> None:
             equation=29,
         )
         proof.check(
+            "four pixels sum to 1 + 2x + x², and ϑ is at most 1 + 2x + 2x⁴/(1 - x⁵), for x <= 1/2 "
+            "less: 1 - x⁵ - 2x² falls and is positive at 1/2",
+            equal(X**2 - 2 * X**4 / (1 - X**5), X**2 * (1 - X**5 - 2 * X**2) / (1 - X**5))
+            and positive(-sp.diff(1 - X**5 - 2 * X**2, X))
+            and 1 - Fraction(1, 2) ** 5 - 2 * Fraction(1, 2) ** 2 > 0,
+            equation=29,
+        )
+        proof.check(
             "ε is no bound: on 4 x 4 pixels and at α = 4 the circle leaks more, and less than (29)",
             leak_enclosure(4, 2) < circle_leak(4, (4, 4)) < circle_leak_bound(4, 2),
             equation=29,
         )
         proof.check(
-            "float32 on a circle of 224 pixels asks for a scale of 264,300 to 264,400",
-            264_300 < certified_gap(FORMATS["float32"]) / circle_gap(224) < 264_400,
+            "float32 on circles of 8, 32 and 224 pixels asks for scales of 355, 5,411 and 264,309, "
+            "to the nearest integer",
+            all(
+                abs(certified_gap(FORMATS["float32"]) / circle_gap(size) - scale) < HALF_BALL
+                for size, scale in ((8, 355), (32, 5_411), (224, 264_309))
+            ),
             equation=30,
         )
 
@@ -857,17 +884,32 @@ def _prove_reflection(proof: Proof) -> None:
         equation=33,
     )
     proof.check(
-        "a shift of one has a score: 2 at -1, 1 at +1, 0 elsewhere, gap 1; sizes up to 12",
+        "sizes up to 12, shifts shorter than the axis: the score of (34) is largest at the pixel "
+        "that reflection shows, by 1 or more",
         all(
-            _best(size, query, {-1: 2, 1: 1}) == [mirrored(query - 1, size)]
-            for size in range(2, 13)
+            _leads_by_one(size, query, shift)
+            for size in range(1, 13)
             for query in range(size)
+            for shift in range(1 - size, size)
+            if reflecting_score(size, shift) is not None
+        ),
+        equation=34,
+    )
+    proof.check(
+        "one of the two: a score or a contradiction, sizes up to 12, shifts shorter than the axis",
+        all(
+            (reflecting_score(size, shift) is None) is reflections_contradict(size, shift)
+            for size in range(1, 13)
+            for shift in range(1 - size, size)
         ),
         equation=34,
     )
 
 
-def _best(size: int, query: int, scores: dict[int, int]) -> list[int]:
-    """The keys of the highest relative score."""
-    of_keys = [scores.get(key - query, 0) for key in range(size)]
-    return [key for key, score in enumerate(of_keys) if score == max(of_keys)]
+def _leads_by_one(size: int, query: int, shift: int) -> bool:
+    """Whether the key that reflection shows scores 1 or more above every other."""
+    scores = reflecting_score(size, shift)
+    assert scores is not None
+    wanted = mirrored(query + shift, size)
+    own = scores.get(wanted - query, 0)
+    return all(own - scores.get(k - query, 0) >= 1 for k in range(size) if k != wanted)

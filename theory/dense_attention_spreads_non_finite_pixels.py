@@ -75,7 +75,6 @@ THEOREM = Theorem(
     ),
     references=("IEEE Std 754-2019, clauses 6.1, 6.2 and 7.2", "arXiv:1911.03584"),
     objects=(
-        "constructions.evaluation.Dense",
         "constructions.attention_from_conv",
         "constructions.certify",
     ),

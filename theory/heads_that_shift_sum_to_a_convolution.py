@@ -48,8 +48,8 @@ THEOREM = Theorem(
     references=("arXiv:1911.03584, Lemma 1",),
     objects=(
         "constructions.attention_from_conv",
-        "constructions.layer.attention.MultiHeadSelfAttention",
-        "constructions.sources.stencil.Stencil",
+        "constructions.MultiHeadSelfAttention",
+        "constructions.Stencil",
     ),
 )
 

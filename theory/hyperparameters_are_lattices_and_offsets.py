@@ -41,8 +41,8 @@ THEOREM = Theorem(
         "lies in the padded image. A transposed convolution has its keys on the coarse lattice, "
         "its queries on the fine one and its offsets negated, and its attention matrices are the "
         "transposes of the convolution's: <conv(X), Y> = <X, conv_transpose(Y)>. Average pooling "
-        "is one head, uniform over a window of keys, and its options are the query lattice and "
-        "the keys that share the attention."
+        "is one head, uniform over a window of keys, and its options are the query lattice, the "
+        "keys that share the attention and, for a divisor of its own, the head's matrix."
     ),
     hypotheses=(
         "images have at least one pixel on every axis; kernel, stride, dilation and groups are "
@@ -75,9 +75,8 @@ THEOREM = Theorem(
     ),
     references=("arXiv:1911.03584", "arXiv:1603.07285"),
     objects=(
-        "constructions.geometry.lattice.Lattice",
-        "constructions.sources.stencil.Geometry",
-        "constructions.sources.stencil.Stencil",
+        "constructions.encodings.Lattice",
+        "constructions.Stencil",
         "constructions.attention_from_conv",
     ),
 )
@@ -199,7 +198,7 @@ def _prove_count(proof: Proof) -> None:
         equation=5,
     )
     size, reach = sp.symbols("n R", integer=True)  # R = r (k - 1)
-    room = size + LOW + HIGH - reach - 1
+    room = room_of(size, LOW, HIGH, reach)
     proof.check(
         "the last target of o is within the padded image just if o s <= n + p_- + p_+ - R - 1",
         identical((size - 1 + HIGH) - (OUTPUT * STRIDE + reach - LOW), room - OUTPUT * STRIDE),
@@ -235,6 +234,11 @@ def _prove_count(proof: Proof) -> None:
     )
 
 
+def room_of(size: sp.Expr, low: sp.Expr, high: sp.Expr, reach: sp.Expr) -> sp.Expr:
+    """N of (5): output o fits just if o s is at most this; at stride 1 there are N + 1 outputs."""
+    return size + low + high - reach - 1
+
+
 def _prove_named_padding(proof: Proof) -> None:
     """What "valid" and "same" stand for: (7)."""
     # an even reach 2m and an odd one 2m + 1; padded by floor(R/2) and ceil(R/2)
@@ -242,10 +246,10 @@ def _prove_named_padding(proof: Proof) -> None:
         half = sp.floor(reach / sp.Integer(2))
         size = C + 1
         proof.check(
-            f'"same", reach {name}: floor(R/2) before, the rest after, as many outputs as pixels',
+            f'"same", reach {name}: floor(R/2) before, the rest after, at stride 1 n outputs',
             identical(half, low)
             and identical(reach - half, high)
-            and identical(size + low + high - reach, size),
+            and identical(room_of(size, low, high, reach) + 1, size),
             equation=7,
         )
         proof.check(
@@ -253,10 +257,17 @@ def _prove_named_padding(proof: Proof) -> None:
             identical(0 - low, -half) and identical(reach - low, sp.ceiling(reach / sp.Integer(2))),
             equation=7,
         )
+    size, reach = sp.symbols("n R", integer=True)
+    none = sp.Integer(0)
+    last = offset(TAP, DILATION, none).subs(TAP * DILATION, reach)  # R = r (k - 1), j = k - 1
     proof.check(
-        '"valid": padding 0, so that the offsets run from 0 to R and n - R outputs are left',
-        identical(offset(sp.Integer(0), DILATION, sp.Integer(0)), 0)
-        and identical((C + 1 + M) - M, C + 1),
+        '"valid": with padding 0 the offsets run from 0 to R',
+        identical(offset(none, DILATION, none), 0) and identical(last, reach),
+        equation=7,
+    )
+    proof.check(
+        '"valid": with padding 0 the room is n - R - 1, so that n - R outputs are left at stride 1',
+        identical(room_of(size, none, none, reach), size - reach - 1),
         equation=7,
     )
 

@@ -83,8 +83,8 @@ THEOREM = Theorem(
         "constructions.certificate.head_rounding",
         "constructions.certificate.layer_bound",
         "constructions.certificate.gamma",
-        "constructions.matrix_units.Products",
-        "constructions.matrix_units.products_of",
+        "constructions.certificate.Products",
+        "constructions.certificate.products_of",
     ),
 )
 

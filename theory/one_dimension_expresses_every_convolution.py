@@ -65,7 +65,7 @@ THEOREM = Theorem(
         "arXiv:1911.03584, Theorem 1 (D_p >= 3)",
     ),
     objects=(
-        "constructions.encodings.scalar.Scalar",
+        "constructions.encodings.Scalar",
         "constructions.certificate.mixing_bound",
     ),
 )

@@ -30,10 +30,11 @@ THEOREM = Theorem(
         "conv_g(X)/conv_g(1), the kernel e^g. With a sink e^σ is added to the denominator. This "
         "is exact for every score g and every box of keys and queries, stride included. On a torus "
         "the denominator is constant, and the head is the circular convolution with the kernel "
-        "e^g/Σe^g; the kernels so obtained are the positive ones of sum 1. On a box the weights of "
-        "a row are the kernel's times 1 + t_q/Z_q, t_q the kernel's mass beyond the box. A window "
-        "that leaves out the part τ of a row changes the head by at most τ (max X − min X), and "
-        "that is attained. Scores that are sums over axes factor, P = ⊗P_i, with τ ≤ Σ τ_i."
+        "e^g/Σe^g; without a sink the scalar kernels of one head are the positive ones of sum 1. "
+        "On a box the weights of a row are the kernel's times 1 + t_q/Z_q, t_q the kernel's mass "
+        "beyond the box. A window that leaves out the part τ < 1 of a row changes the head by at "
+        "most τ (max X − min X), a sink counting as a pixel of 0, and that is attained. Scores "
+        "that are sums over axes factor, P = ⊗P_i, with τ ≤ Σ τ_i."
     ),
     hypotheses=(
         "head h scores key k at query q by g_h(k − q), on a torus modulo the grid; no content",
@@ -60,9 +61,9 @@ THEOREM = Theorem(
     references=("arXiv:1911.03584", "arXiv:2103.10697", "arXiv:2205.13401"),
     objects=(
         "constructions.lower",
-        "constructions.lowering.Lowered",
-        "constructions.lowering.Lowered.from_scores",
-        "constructions.lowering.Lowered.error_bound",
+        "constructions.Lowered",
+        "constructions.Lowered.from_scores",
+        "constructions.Lowered.error_bound",
     ),
 )
 
@@ -217,7 +218,7 @@ def _prove_torus(proof: Proof) -> None:
     one, two, z, y, pixel = sp.symbols("E_1 E_2 Z Y X", positive=True)
     first, second = sp.symbols("W_1 W_2", commutative=False)
     proof.check(
-        "heads mixed by matrices are one convolution, with the kernel Σ_h e^g_h/Z_h W_h",
+        "two heads mixed by matrices are one convolution, with the kernel Σ_h e^g_h/Z_h W_h",
         identical(
             one / z * pixel * first + two / y * pixel * second,
             pixel * (one / z * first + two / y * second),
@@ -227,7 +228,7 @@ def _prove_torus(proof: Proof) -> None:
     kernel = sp.symbols("kappa_0:3", positive=True)
     total = sum(kernel)
     proof.check(
-        "g = ln κ gives back κ/Σκ, for any positive κ",
+        "g = ln κ gives back κ/Σκ, for any positive κ of three entries",
         all(
             equal(sp.exp(sp.log(k)) / sum(sp.exp(sp.log(j)) for j in kernel), k / total)
             for k in kernel
@@ -259,12 +260,19 @@ def _prove_axes(proof: Proof) -> None:
     rows = (sp.symbols("e0:2", positive=True), sp.symbols("f0:3", positive=True))
     pairs = list(product(*rows))
     proof.check(
-        "the sum of products over a box is the product of the sums, so weights are products",
+        "2 × 3 keys: the sum of products is the product of the sums, so weights are products",
         identical(sum(prod(pair) for pair in pairs), prod(sum(row) for row in rows))
         and all(
             equal(e * f / sum(prod(pair) for pair in pairs), e / sum(rows[0]) * (f / sum(rows[1])))
             for e, f in pairs
         ),
+        equation=7,
+    )
+    before, sum_before, e, f = sp.symbols("E_k S e f", positive=True)
+    proof.check(
+        "one more axis multiplies an exponential by its own, a sum by its sum: one more key of it",
+        identical(sum_before * e + sum_before * f, sum_before * (e + f))
+        and equal(before * e / (sum_before * (e + f)), before / sum_before * (e / (e + f))),
         equation=7,
     )
     total, sink, above = sp.symbols("S s U", positive=True)
@@ -287,7 +295,7 @@ def _prove_windows(proof: Proof) -> None:
     below, shares = sp.symbols("d_0:3", nonnegative=True), sp.symbols("p_0:3", positive=True)
     mean = sum(p * (high - d) for p, d in zip(shares, below, strict=True)) / sum(shares)
     proof.check(
-        "a mean of numbers is at most their largest, and by symmetry at least their least",
+        "a mean of three numbers is at most their largest, and by symmetry at least their least",
         equal((high - mean) * sum(shares), sum(p * d for p, d in zip(shares, below, strict=True)))
         and nonnegative(sum(p * d for p, d in zip(shares, below, strict=True))),
         equation=9,
@@ -309,7 +317,7 @@ def _prove_windows(proof: Proof) -> None:
     # What the sink leaves of the whole row, against what it leaves of the window alone.
     kept, full = mass / (mass + sink), (mass + tail) / (mass + tail + sink)
     proof.check(
-        "what it leaves of the whole row is at most that of the window, over 1 − τ",
+        "what it leaves of the whole row is at most that of the window, over 1 − τ, for τ < 1",
         equal(
             kept * (mass + tail) / mass - full,
             (mass + tail) * tail / ((mass + sink) * (mass + tail + sink)),
@@ -341,8 +349,16 @@ def _prove_scores(proof: Proof) -> None:
     )
     ratio, power = sp.symbols("rho R", positive=True)
     proof.check(
-        "m terms that fall by ρ at least sum to at most (1 − ρ^m)/(1 − ρ) times the first",
+        "one more term of a geometric sum: (1 − R) + (1 − ρ) R = 1 − ρ R, R = ρ^m",
         identical((1 - power) + (1 - ratio) * power, 1 - ratio * power),
+        equation=11,
+    )
+    window, tail, room, count = sp.symbols("Z' T p N", positive=True)  # the bound is N T − p
+    bounded = (count * tail - room) / window
+    proof.check(
+        "a bound of at most N times the tail is at most N (1 + itself) times the part outside, if "
+        "it is at least the tail",
+        equal(count * (1 + tail / window) * (tail / (window + tail)) - bounded, room / window),
         equation=11,
     )
     for d in (1, 2, 3):
@@ -362,14 +378,18 @@ def _prove_scores(proof: Proof) -> None:
         identical(k - q - (whole + f), k - (q + whole) - f),
         equation=13,
     )
-    # Other precisions, or other parts beyond whole pixels, meet in no row: two keys, 0 and 1.
-    b, g = sp.symbols("b g", positive=True)
-    difference = -b * ((1 - t - f) ** 2 - (t + f) ** 2)
+    # Heads whose rows are equal at all targets, up to what softmax ignores.
+    b, g, gap, far = sp.symbols("b g S T", positive=True)
+    difference = -b * ((k + gap - t - f) ** 2 - (k - t - f) ** 2)
     proof.check(
-        "the scores of the keys 0 and 1 differ by −b (1 − 2t − 2f): two targets fix b and f",
-        identical(difference, -b * (1 - 2 * t - 2 * f))
-        and identical(difference.subs(t, t + 1) - difference, 2 * b)
-        and identical(difference.subs(f, g) - difference, 2 * b * (g - f)),
+        "the scores of two keys S apart differ by −b S (2k + S − 2t − 2f)",
+        identical(difference, -b * gap * (2 * k + gap - 2 * t - 2 * f)),
+        equation=13,
+    )
+    proof.check(
+        "two targets T apart give b from that, and then one gives f",
+        identical(difference.subs(t, t + far) - difference, 2 * b * gap * far)
+        and identical(difference.subs(f, g) - difference, 2 * b * gap * (g - f)),
         equation=13,
     )
 

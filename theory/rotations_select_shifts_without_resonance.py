@@ -77,8 +77,8 @@ THEOREM = Theorem(
         "Hardy and Wright, An introduction to the theory of numbers, sections 4.7 and 11.12",
     ),
     objects=(
-        "constructions.encodings.rotary.Rotary",
-        "constructions.encodings.rotary.least_drop",
+        "constructions.encodings.Rotary",
+        "constructions.encodings.least_drop",
     ),
 )
 

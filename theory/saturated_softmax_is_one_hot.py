@@ -140,10 +140,8 @@ THEOREM = Theorem(
     references=("arXiv:1911.03584", "arXiv:1909.03469", "IEEE Std 754-2019"),
     objects=(
         "constructions.normalisers.Softmax",
-        "constructions.layer.attention.MultiHeadSelfAttention",
+        "constructions.MultiHeadSelfAttention",
         "constructions.attention_from_conv",
-        "constructions.formats.smallest_subnormal",
-        "constructions.formats.accumulator",
     ),
 )
 

@@ -76,9 +76,9 @@ THEOREM = Theorem(
         "arXiv:1906.05909",
     ),
     objects=(
-        "constructions.encodings.tables.BiasTable",
-        "constructions.encodings.tables.RowColumn",
-        "constructions.encodings.tables.T5Buckets",
+        "constructions.encodings.BiasTable",
+        "constructions.encodings.RowColumn",
+        "constructions.encodings.T5Buckets",
     ),
 )
 

@@ -75,7 +75,7 @@ THEOREM = Theorem(
         "denominator, a product of cyclotomic polynomials."
     ),
     references=("arXiv:2108.12409",),
-    objects=("constructions.encodings.impossible.Alibi",),
+    objects=("constructions.encodings.Alibi",),
 )
 
 BITS = 400

@@ -71,8 +71,8 @@ THEOREM = Theorem(
         "D. E. Knuth, The Art of Computer Programming 2, section 4.1 (mixed radix)",
     ),
     objects=(
-        "constructions.encodings.flattened.Flattened",
-        "constructions.encodings.circle.Circle",
+        "constructions.encodings.Flattened",
+        "constructions.encodings.Circle",
     ),
 )
 

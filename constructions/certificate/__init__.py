@@ -11,11 +11,14 @@ from constructions.certificate.rounding import (
     gamma,
     head_rounding,
 )
+from constructions.matrix_units import Products, Settings, products_of
 
 __all__ = [
     "ROUND_UP",
     "UNDERFLOW",
     "Certificate",
+    "Products",
+    "Settings",
     "assert_equivalent",
     "certify",
     "exponential_error",
@@ -26,4 +29,5 @@ __all__ = [
     "leak",
     "mixing_bound",
     "off_target_mass",
+    "products_of",
 ]

@@ -153,7 +153,6 @@ class _Mixtures:
         of_taps = encoding.encode(offsets, shifts, keys)[0]
         meets = (features == of_taps.unsqueeze(1)).all(dim=-1)
         residual = coefficients.T @ exponentials - meets.to(DOUBLE)
-        score_error = getattr(encoding, "score_error", lambda *_: 0.0)
         return cls(
             keys=keys,
             queries=queries,
@@ -161,7 +160,7 @@ class _Mixtures:
             gains=gains,
             exponentials=exponentials,
             residual=residual,
-            score_error=float(score_error(shifts, keys)),
+            score_error=float(encoding.score_error(shifts, keys)),
         )
 
     def seen(self, values: Tensor) -> Tensor:

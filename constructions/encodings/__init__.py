@@ -16,10 +16,11 @@ from constructions.encodings.gaussian import Gaussian
 from constructions.encodings.impossible import IMPOSSIBLE, Alibi
 from constructions.encodings.periodic import Periodic
 from constructions.encodings.quadratic import Quadratic
-from constructions.encodings.rotary import Rotary
+from constructions.encodings.rotary import Rotary, least_drop
 from constructions.encodings.scalar import Scalar
 from constructions.encodings.tables import BiasTable, RowColumn, T5Buckets
 from constructions.encodings.window import Window
+from constructions.geometry.lattice import Lattice
 
 __all__ = [
     "ENCODINGS",
@@ -32,6 +33,7 @@ __all__ = [
     "EncodingLike",
     "Flattened",
     "Gaussian",
+    "Lattice",
     "Mixing",
     "Periodic",
     "Quadratic",
@@ -43,6 +45,7 @@ __all__ = [
     "check_encoding",
     "complete_encoding",
     "farthest",
+    "least_drop",
 ]
 
 ENCODINGS: Mapping[str, Encoding] = {

@@ -55,7 +55,7 @@ def stencil_of_pooling(pool: AnyPooling, dtype: torch.dtype) -> Stencil:
         raise ValueError(
             f"conv has padding {padding}; accepted: at most half of its kernel_size, {window}"
         )
-    divisor = getattr(pool, "divisor_override", None)
+    divisor = None if isinstance(pool, nn.AvgPool1d) else pool.divisor_override
     if divisor == 0:
         raise ValueError("conv has divisor_override 0; accepted: a non-zero integer or None")
     counted = "padding" if pool.count_include_pad else "pixels"

@@ -207,3 +207,15 @@ def test_soft_layer_trains_its_sharpness_and_no_shift() -> None:
     layer = attention_from_conv(nn.Conv1d(2, 3, 3), sharpness=2.0)
     trained = {name for name, parameter in layer.named_parameters() if parameter.requires_grad}
     assert trained == {"value", "output", "bias", "positional_sharpness"}
+
+
+def test_poolings_without_a_construction_are_left_as_they_are() -> None:
+    # README says so; calls of functions are no modules, and stay what they are.
+    left = nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(2), nn.AdaptiveMaxPool2d(2), nn.LPPool2d(2, 2)
+    model = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), nn.AvgPool2d(2), *left)
+    converted = convert(model)
+    assert isinstance(converted, nn.Sequential)
+    replaced, pooled, *others = converted
+    assert isinstance(replaced, MultiHeadSelfAttention)
+    assert isinstance(pooled, MultiHeadSelfAttention)
+    assert [type(module) for module in others] == [type(module) for module in left]

@@ -330,7 +330,7 @@ Three rows are restricted. `t5` is one-dimensional and tells distances below 8 a
 
 ## What cannot
 
-The error is the largest over all images with values in [0, 1], of the best layer of that kind, with any number of heads and any values unless said otherwise. For a range R it is R times as large. A constant image errs by half the range on a shift: 1/2 says that nothing is gained.
+The error is the largest over all images with values in [0, 1], of the best layer of that kind, with any number of heads and any values unless said otherwise. For a range R it is R times as large. A constant output errs by half the range on a shift: 1/2 says that nothing is gained.
 
 {refused}
 

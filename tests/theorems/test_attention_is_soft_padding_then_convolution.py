@@ -32,8 +32,10 @@ from constructions.layer.attention import MultiHeadSelfAttention
 from constructions.layer.soft_padding import Full, SoftPadding, Span
 from constructions.layer.structure import kernel, products
 from constructions.normalisers import Softmax
+from constructions.normalisers.quotients import Top1
 from tests.support.helpers import filled, integers
-from tests.support.ledger import record
+from tests.support.layout import ANCHOR, page_of
+from tests.support.ledger import ROOT, record
 from tests.support.oracle import convolve_module, exact_error, numbers
 from tests.support.strategies import Case, geometries, integer_cases, real_cases, sharpnesses
 from theory import attention_is_soft_padding_then_convolution as theory
@@ -53,6 +55,10 @@ any_format = st.sampled_from(formats.FORMATS)
 WAYS = ("dense", "factored")
 
 BITS = 256
+EQUATIONS = {int(number) for number in ANCHOR.findall(page_of(SLUG, ROOT).read_text("utf-8"))}
+
+UNDERFLOW = math.ldexp(1.0, 30 + 40 - 1075)
+"""At most 2^30 products underflow, each by 2^-1075, and meet factors of at most 2^40 after that."""
 
 
 def boundaries(mode: str) -> st.SearchStrategy[str]:
@@ -93,7 +99,8 @@ def shared_rows(weights: Tensor, targets: Tensor) -> Tensor:
 
 @symbolic
 def test_proof_runs() -> None:
-    assert {step.equation for step in theory.prove()} == set(range(2, 29))
+    # (1) is a definition.
+    assert {step.equation for step in theory.prove()} == EQUATIONS - {1}
 
 
 @control
@@ -500,6 +507,102 @@ def test_edits_off_the_structure_change_what_the_heads_do() -> None:
         assert not torch.equal(shared_rows(rows, targets), rows)
 
 
+@exact
+@given(st.data())
+def test_layer_of_fixed_weights_factors_just_if_heads_agree_where_they_meet(
+    data: st.DataObject,
+) -> None:
+    # Equation (4), for any weights: P solves a linear system, an equation for each coefficient of
+    # X_k W_h in Y_q, or there is none.
+    heads, queries, keys = (data.draw(st.integers(1, 3)) for _ in range(3))
+    stride = data.draw(st.integers(1, 3))
+    shifts = data.draw(st.lists(st.integers(-1, 2), min_size=heads, max_size=heads))
+    rows = st.lists(st.integers(-1, 2), min_size=keys, max_size=keys)
+    targets = {(h, q): stride * q + shifts[h] for h, q in product(range(heads), range(queries))}
+    shared = {t: data.draw(rows) for t in set(targets.values())}
+    weights = {at: shared[t] for at, t in targets.items()}
+    if data.draw(st.booleans(), label="change a row"):
+        weights[data.draw(st.sampled_from(sorted(weights)))] = data.draw(rows)
+    unknowns = {at: i for i, at in enumerate(product(shared, range(keys)))}
+    left = [
+        [int(unknowns[t, k] == i) for i in range(len(unknowns))]
+        for t, k in product(targets.values(), range(keys))
+    ]
+    right = [[row[k]] for row, k in product(weights.values(), range(keys))]
+    both = [[*a, *b] for a, b in zip(left, right, strict=True)]
+    solvable = rank_of(left) == rank_of(both)
+    assert solvable is all(
+        weights[a] == weights[b] for a, b in product(weights, repeat=2) if targets[a] == targets[b]
+    )
+    record(dtype="integer")
+
+
+def rank_of(rows: list[list[int]]) -> int:
+    """The rank of a matrix over the rationals."""
+    found: int = fmpq_mat(len(rows), len(rows[0]), [fmpq(e) for row in rows for e in row]).rank()
+    return found
+
+
+def one_head_between_pixels() -> MultiHeadSelfAttention:
+    layer = attention_from_conv(nn.Conv1d(1, 1, 1), sharpness=1.0, evaluation="dense")
+    layer.positional_shift.data += 0.3
+    return layer
+
+
+def all_heads_between_pixels_alike() -> MultiHeadSelfAttention:
+    layer = attention_from_conv(nn.Conv1d(1, 1, 3, padding=1), sharpness=1.0, evaluation="dense")
+    layer.positional_shift.data += 0.5
+    return layer
+
+
+def heads_that_never_meet() -> MultiHeadSelfAttention:
+    conv = nn.Conv1d(1, 1, 3, padding=1, stride=3)
+    layer = attention_from_conv(conv, sharpness=1.0, evaluation="dense")
+    layer.positional_key.data *= torch.tensor([1.0, 2.0, 0.5])[:, None, None]
+    return layer
+
+
+@exact
+@pytest.mark.parametrize(
+    "make",
+    [one_head_between_pixels, all_heads_between_pixels_alike, heads_that_never_meet],
+    ids=lambda make: make.__name__,
+)
+def test_some_layers_beyond_the_family_factor_too(
+    make: Callable[[], MultiHeadSelfAttention],
+) -> None:
+    layer = make()
+    weights = layer.attention_weights((7,)).detach().flatten(0, 1)
+    targets = targets_of(layer, view_of(layer, torch.zeros(1, 1, 7))).flatten(0, 1)
+    assert torch.equal(shared_rows(weights, targets), weights)
+
+
+# Which normalisers are products over axes ---------------------------------------------------------
+
+
+@exact
+@given(st.lists(st.lists(st.integers(-3, 0), min_size=1, max_size=4), min_size=1, max_size=3))
+def test_top_one_of_a_sum_over_axes_is_a_product(axes: list[list[int]]) -> None:
+    # Equation (10), for the project's own top-1, whose quotients are rounded once.
+    def alone(axis: list[int]) -> list[Fraction]:
+        highest = [k for k, score in enumerate(axis) if score == max(axis)]
+        return [Fraction(k in highest, len(highest)) for k in range(len(axis))]
+
+    scores = [float(sum(each)) for each in product(*axes)]
+    found = Top1()(torch.tensor(scores, dtype=torch.float64)).tolist()
+    assert found == [float(math.prod(each)) for each in product(*map(alone, axes))]
+    record(dtype=torch.float64)
+
+
+@control
+def test_sparsemax_of_a_sum_over_axes_is_no_product() -> None:
+    conv = nn.Conv2d(1, 1, 1, dtype=torch.float64)
+    layer = attention_from_conv(conv, sharpness=0.5, normaliser="sparsemax", evaluation="dense")
+    # The query 0 of 2 x 2 pixels has the scores 0, -1/2, -1/2, -1; on 2 pixels 0, -1/2.
+    both, one = layer.attention_weights((2, 2))[0, 0], layer.attention_weights((2, 1))[0, 0]
+    assert both[3] == 0 < one[1]  # and so is not the square of it
+
+
 # Wrong layers change both evaluations alike -------------------------------------------------------
 
 
@@ -688,9 +791,8 @@ def gradient_ratio(
     grown = roundings_of_gradients(dense, factored, view_of(dense, case.x, case.output_size))
     assert left.keys() == right.keys() == sizes.keys()
     assert grown < 1 / 4
-    # M itself, a sum of terms of one sign, may have lost as much. At most 2^30 products underflow,
-    # each by 2^-1075, and meet factors of at most 2^40 after that.
-    bounds_ = {name: 2 * grown * (1 + 2 * grown) * m + 2.0**-1000 for name, m in sizes.items()}
+    # M itself, a sum of terms of one sign, may have lost as much.
+    bounds_ = {name: 2 * grown * (1 + 2 * grown) * m + UNDERFLOW for name, m in sizes.items()}
     ratios = [((left[n] - right[n]).abs() / bound).max() for n, bound in bounds_.items()]
     return max(float(ratio) for ratio in ratios)
 
@@ -825,17 +927,58 @@ def test_gradients_of_another_sharpness_or_border_are_rejected() -> None:
         assert gradient_ratio(right_ways["dense"], wrong["factored"], case) > 1
 
 
-@exact
+def gradient_in_sharpness(case: Case, sharpness: float, way: str) -> tuple[float, float]:
+    """That of the sum of the outputs, and what rounding may do to it by equation (28)."""
+    layers, upstream = both_ways(case, sharpness=sharpness), torch.ones_like(case.run(case.conv))
+    view = view_of(layers["dense"], case.x)
+    grown = roundings_of_gradients(layers["dense"], layers["factored"], view)
+    size = sizes_of_gradients(layers["dense"], case, upstream)["positional_sharpness"]
+    found = gradients(layers[way], case, upstream)["positional_sharpness"]
+    # M itself, a sum of terms of one sign, may have lost as much.
+    return found.item(), grown * (1 + 2 * grown) * size.item() + UNDERFLOW
+
+
+def flat(value: float, mode: str) -> Case:
+    conv = nn.Conv2d(1, 1, 3, padding=1, padding_mode=mode, dtype=torch.float64)  # type: ignore[arg-type]
+    return Case(filled(conv), torch.full((1, 1, 4, 4), value, dtype=torch.float64))
+
+
+@bounded
 @pytest.mark.parametrize("way", WAYS)
-def test_a_flat_image_does_not_feel_the_sharpness_without_a_sink(way: str) -> None:
-    conv = filled(nn.Conv2d(1, 1, 3, padding=1, padding_mode="replicate", dtype=torch.float64))
-    layer = attention_from_conv(conv, sharpness=1.0, evaluation=way)
-    assert not layer.has_sink
-    # Two keys on each axis have weights whose sum is exactly 1 or off by one rounding.
-    y = layer(torch.zeros(1, 1, 4, 4, dtype=torch.float64))
-    y.sum().backward()
-    assert layer.positional_sharpness is not None
-    assert layer.positional_sharpness.grad == 0
+@given(value=st.floats(-7, 7).filter(bool), sharpness=st.floats(1 / 4, 8))
+def test_a_flat_image_does_not_feel_the_sharpness_without_a_sink(
+    way: str, value: float, sharpness: float
+) -> None:
+    # Equation (19), the exact gradient being 0.
+    found, allowed = gradient_in_sharpness(flat(value, "replicate"), sharpness, way)
+    record(ratio=abs(found) / allowed, dtype=torch.float64)
+    assert abs(found) <= allowed
+
+
+@control
+@pytest.mark.parametrize("way", WAYS)
+def test_a_flat_image_feels_the_sharpness_beside_a_sink(way: str) -> None:
+    # Equation (20): r' = (Z' S - Z S')/(Z + S)², S = e^(-α/2) of the sink.
+    case, alpha = flat(1.0, "zeros"), Fraction(1)
+    found, allowed = gradient_in_sharpness(case, float(alpha), way)
+    with precision(BITS):
+        sink, slopes = ball(-alpha / 2).exp(), {}
+        for target in product(range(-1, 5), repeat=2):
+            steps = [squared(k, target) for k in product(range(4), repeat=2)]
+            total = sum((ball(-alpha * m).exp() for m in steps), arb(0))
+            slope = sum((-m * ball(-alpha * m).exp() for m in steps), arb(0))
+            slopes[target] = (slope * sink + total * sink / 2) / (total + sink) ** 2
+        taps = case.conv.weight[0, 0].tolist()
+        truth = sum(
+            (
+                taps[i][j] * slopes[q[0] + i - 1, q[1] + j - 1]
+                for q in product(range(4), repeat=2)
+                for i, j in product(range(3), repeat=2)
+            ),
+            arb(0),
+        )
+        assert abs(arb(found) - truth) <= allowed
+        assert abs(found) > allowed
 
 
 # The error, to first order ------------------------------------------------------------------------
@@ -984,8 +1127,10 @@ def test_factors_are_banded_with_the_stated_width_and_hardly_less(
     dtype: torch.dtype, data: st.DataObject
 ) -> None:
     n, before = data.draw(st.integers(1, 24)), data.draw(st.integers(0, 6))
+    spacing = data.draw(st.sampled_from([1, 1, 2, 3]))
     alpha = data.draw(sharpnesses() | st.floats(0.05, 5))
-    keys, targets = Lattice((n,), (1,), (0,)), Lattice((n + 2 * before,), (1,), (-before,))
+    keys = Lattice((n,), (spacing,), (0,))
+    targets = Lattice((spacing * (n - 1) + 1 + 2 * before,), (1,), (-before,))
     padding = SoftPadding.of(
         (Quadratic(),) * keys.dimension,
         alpha,
@@ -996,15 +1141,18 @@ def test_factors_are_banded_with_the_stated_width_and_hardly_less(
         dtype=dtype,
     )
     (factor,) = (factor.matrix for factor in padding.factors)
-    width = theory.band(alpha, Softmax().one_hot_gap(dtype))
+    width = theory.band(alpha, Softmax().one_hot_gap(dtype), spacing)
     t = targets.positions()[:, 0]
-    distance = (torch.arange(n) - t.clamp(0, n - 1)[:, None]).abs()
+    nearest = (spacing * torch.arange(n) - t[:, None]).abs().argmin(dim=1)
+    distance = (torch.arange(n) - nearest[:, None]).abs()  # in keys
     assert not factor[distance > width].any()
     assert (factor[distance == 0] > 0).all()
     with precision(BITS):
         error = theory.softmax_error(str(dtype).removeprefix("torch."), n, steps=1)
         target = data.draw(st.sampled_from(t.tolist()))
-        exactly = theory.soft_padding_row([[-ball(alpha) * (k - target) ** 2 for k in range(n)]])
+        exactly = theory.soft_padding_row(
+            [[-ball(alpha) * (spacing * k - target) ** 2 for k in range(n)]]
+        )
         stored = factor[target + before].tolist()
         # A weight above what can be lost is not lost.
         assert all(
@@ -1032,6 +1180,47 @@ def test_narrower_band_is_rejected() -> None:
     (factor,) = (factor.matrix for factor in padding.factors)
     assert not factor[distance > 10].any()
     assert factor[distance > 8].any()
+
+
+@control
+@every_format
+def test_band_of_keys_one_apart_is_none_for_keys_two_apart(dtype: torch.dtype) -> None:
+    # Equation (17): half-way between two keys both are nearest, at every sharpness.
+    gap = Softmax().one_hot_gap(dtype)
+    keys, targets = Lattice((4,), (2,), (0,)), Lattice((7,), (1,), (0,))
+    padding = SoftPadding.of(
+        (Quadratic(),), 2 * gap, keys, targets, gap=1.0, sink_height=0.5, dtype=dtype
+    )
+    assert theory.band(2 * gap, gap) == 0
+    assert theory.band(2 * gap, gap, 2) == 1
+    assert padding.factors[0].matrix[1].tolist() == [1 / 2, 1 / 2, 0, 0]
+
+
+@exact
+@every_format
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_saturated_sink_leaves_all_or_nothing(rank: int, dtype: torch.dtype) -> None:
+    # After equation (17): between two keys both are nearest, and r is twice e^(-α/2).
+    gap = Softmax().one_hot_gap(dtype)
+
+    def kept(spacing: int, alpha: float) -> tuple[Tensor, Tensor]:
+        """What the sink leaves of the rows on the grid of the keys, and of the others."""
+        keys = Lattice((3,) * rank, (spacing,) * rank, (0,) * rank)
+        targets = Lattice((2 * spacing + 5,) * rank, (1,) * rank, (-2,) * rank)
+        padding = SoftPadding.of(
+            (Quadratic(),) * rank, alpha, keys, targets, gap=1.0, sink_height=0.5, dtype=dtype
+        )
+        assert padding.kept is not None
+        t = targets.positions()
+        on_grid = ((t % spacing == 0) & (t >= 0) & (t <= 2 * spacing)).all(dim=1)
+        return padding.kept.flatten()[on_grid], padding.kept.flatten()[~on_grid]
+
+    for spacing, alpha in ((1, 2 * gap), (2, 2 * (gap + math.log(2)))):
+        on_grid, off_grid = kept(spacing, alpha)
+        assert (on_grid == 1).all()
+        assert (off_grid == 0).all()
+    if dtype != torch.float64:  # whose factor of 2 is within the threshold's own allowance
+        assert kept(2, 2 * gap)[1].any()
 
 
 # Outside of the reals -----------------------------------------------------------------------------
@@ -1075,6 +1264,23 @@ def test_dense_attention_and_soft_factors_spread_it_further() -> None:
 
 
 # Rounding: the code is the page, and torch is as assumed ------------------------------------------
+
+
+@exact
+@given(dtype=any_format, numbers_=st.tuples(*[st.floats(-99, 99, width=16)] * 3))
+def test_rounding_at_most_doubles_a_distance_and_moves_a_sum_by_either_term(
+    dtype: torch.dtype, numbers_: tuple[float, float, float]
+) -> None:
+    # Equation (25), of a sum and of a product, against any other number of the format.
+    given_ = torch.tensor(numbers_, dtype=torch.float64).to(dtype)
+    a, b, other = map(Fraction, given_.tolist())
+    sum_, product_ = (
+        Fraction(each.item()) for each in (given_[0] + given_[1], given_[0] * given_[1])
+    )
+    assert abs(sum_ - (a + b)) <= min(abs(a), abs(b))
+    assert abs(sum_ - other) <= 2 * abs(a + b - other)
+    assert abs(product_ - other) <= 2 * abs(a * b - other)
+    record(dtype=dtype)
 
 
 @bounded

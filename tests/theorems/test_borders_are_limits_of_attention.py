@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,8 @@ from constructions.layer.attention import MultiHeadSelfAttention
 from constructions.normalisers import Softmax
 from tests.support import heads
 from tests.support.helpers import refused, sunk
-from tests.support.ledger import record
+from tests.support.layout import ANCHOR, page_of
+from tests.support.ledger import ROOT, record
 from tests.support.oracle import convolve_module, exact_error, exactly, numbers
 from tests.support.strategies import (
     CONVOLUTIONS,
@@ -56,6 +58,8 @@ symbolic = pytest.mark.evidence(SLUG, "symbolic")
 exact = pytest.mark.evidence(SLUG, "exact")
 bounded = pytest.mark.evidence(SLUG, "property")
 control = pytest.mark.evidence(SLUG, "control")
+
+EQUATIONS = {int(number) for number in ANCHOR.findall(page_of(SLUG, ROOT).read_text("utf-8"))}
 
 every_rank = pytest.mark.parametrize("rank", [1, 2, 3])
 every_format = pytest.mark.parametrize("dtype", FORMATS, ids=str)
@@ -180,7 +184,8 @@ def uneven(rank: int, mode: str, dtype: torch.dtype = torch.float64, **options: 
 
 @symbolic
 def test_proof_runs() -> None:
-    assert {step.equation for step in theory.prove()} == set(range(2, 35))
+    # (1) is a definition.
+    assert {step.equation for step in theory.prove()} == EQUATIONS - {1}
 
 
 # Saturated: the border itself, bit for bit --------------------------------------------------------
@@ -396,6 +401,24 @@ def test_no_depth_is_much_better_than_one_half(alpha: float, rank: int, depth: F
     assert worst(2, Fraction(1, 2)) / worst(2, depth) < (1 + excess / root).max(tail.sqrt())
 
 
+@control
+@given(alpha=st.floats(0.1, 60.0), rank=st.integers(1, 3))
+def test_at_no_finite_sharpness_is_half_the_depth_that_leaks_least(alpha: float, rank: int) -> None:
+    # Equation (16): deeper by half of what makes both odds equal.
+    ones, half = (1,) * rank, Fraction(1, 2)
+
+    def odds(sink: Fraction) -> tuple[arb, arb]:
+        laws = (theory.sink_leak_on_grid, theory.sink_leak_off_grid)
+        leaks = [law(alpha, ones, sink, bits=BITS) for law in laws]
+        return leaks[0] / (1 - leaks[0]), leaks[1] / (1 - leaks[1])
+
+    with precision(BITS):
+        on_grid, off_grid = odds(half)
+        step = Fraction(float(((on_grid / off_grid).log() / (2 * ball(alpha))).mid()))
+        assert step > 0
+        assert all(each < on_grid for each in odds(half + step))
+
+
 @bounded
 @given(sizes=st.lists(st.integers(2, 40), min_size=1, max_size=3))
 @example(sizes=[2])
@@ -427,6 +450,9 @@ def test_a_torus_leaks_less_than_its_bound_whatever_its_size(
 ) -> None:
     # Equations (28) and (29).
     with precision(BITS):
+        if alpha >= 1:  # x < 1/2: more than any box of a quadratic head
+            four = theory.circle_leak(ball(alpha) / theory.circle_gap(4, bits=BITS), [4], bits=BITS)
+            assert four > leak_enclosure(alpha, 1, bits=BITS)
         scale = ball(alpha) / theory.circle_gap(max(*shape, 2), bits=BITS)
         leak = theory.circle_leak(scale, shape, bits=BITS)
         bound = theory.circle_leak_bound(alpha, len(shape), bits=BITS)
@@ -578,6 +604,61 @@ class Uniform:
         return math.inf
 
 
+def deviation(
+    layer: MultiHeadSelfAttention, case: Case, value: int
+) -> tuple[list[Fraction], list[Fraction]]:
+    """How far the outputs for a constant image are from X Σ W + b, and by how much rounding may.
+
+    For each output channel. Rows sum to one within equation (24). Every output is a nested sum of
+    products, over keys, channels, heads and the bias, of at most n roundings one after another.
+    """
+    conv, u = case.conv, Fraction(1, 2**53)
+    rank, keys = len(conv.kernel_size), Targets.of(case).pixels
+    y = layer(torch.full_like(case.x, value)).detach().flatten(-rank).movedim(-2, 0).flatten(1)
+    off_one = theory.row_sum_error(keys, STATED["float64"])
+    n = keys + 2 * (conv.in_channels + conv.out_channels) + layer.num_heads + 4
+    products = keys * layer.num_heads * conv.in_channels
+    found, allowed = [], []
+    for channel, outputs in enumerate(y.tolist()):
+        taps = [int(w) for w in conv.weight[channel].flatten().tolist()]
+        bias = 0 if conv.bias is None else int(conv.bias[channel])
+        wanted, size = value * sum(taps) + bias, abs(value) * sum(map(abs, taps))
+        found.append(max(abs(Fraction(output) - wanted) for output in outputs))
+        rounding = ((1 + u) ** n - 1) * ((1 + off_one) * size + abs(bias))
+        lost = Fraction(products * (1 + size), 2**1074)
+        allowed.append(size * off_one + rounding + lost)
+    return found, allowed
+
+
+@bounded
+@given(
+    case=integer_cases(torch.float64, layers=CONVOLUTIONS, padding_modes=NATURAL).filter(
+        lambda case: case.x.numel() > 0
+    ),
+    value=st.integers(-3, 3).filter(bool),
+    sharpness=sharpnesses() | st.floats(0.05, 8),
+    normaliser=st.sampled_from(["softmax", TopAndBottom(), Uniform()]),
+)
+def test_a_constant_image_has_a_constant_output_at_every_sharpness_and_any_weights(
+    case: Case, value: int, sharpness: float, normaliser: Any
+) -> None:
+    # Equation (22), soft heads included.
+    layer = without_sink(case.conv, sharpness=sharpness, normaliser=normaliser)
+    for found, allowed in zip(*deviation(layer, case, value), strict=True):
+        assert found <= allowed
+        record(ratio=float(found / allowed) if allowed else 0.0, dtype=torch.float64)
+
+
+@control
+@every_rank
+@pytest.mark.parametrize("sharpness", [0.1, 1.0, 8.0, 2000.0])
+def test_with_a_sink_a_constant_image_has_no_constant_output(rank: int, sharpness: float) -> None:
+    case = uneven(rank, "zeros")
+    layer = attention_from_conv(case.conv, sharpness=sharpness, evaluation="dense")
+    (found,), (allowed,) = deviation(layer, case, 3)
+    assert found > allowed
+
+
 @exact
 @pytest.mark.parametrize("normaliser", [TopAndBottom(), Uniform()], ids=repr)
 @natural_modes
@@ -656,6 +737,42 @@ def test_sink_pads_with_zeros_exactly_between_its_ends(rank: int, name: str, dep
     if c == mu:
         # Between two pixels of a transposed convolution three keys tie, beyond an edge two.
         assert weights[~targets.on_grid][:, -1].min() == 1 / (3 if name == "transposed" else 2)
+
+
+@exact
+@given(
+    geometry=geometries(padding_modes=["zeros"]),
+    depth=st.fractions(-1, 10, max_denominator=4) | st.sampled_from(list(map(Fraction, range(6)))),
+)
+def test_limit_is_zero_padding_just_where_both_conditions_hold(
+    geometry: Any, depth: Fraction
+) -> None:
+    # Equation (9): the upper end matters to targets on the grid alone, the lower one to the others.
+    targets = Targets.of(case_of(geometry, torch.float64))
+    on_grid, steps = targets.on_grid, targets.nearest(depth)
+    pixels = np.stack(np.unravel_index(np.arange(targets.pixels), targets.shape), axis=-1)
+    away = ((targets.positions[:, :, None] - pixels * targets.spacing) ** 2).sum(-1).min(-1)
+    mu = min((int(m) for m in away[~on_grid]), default=None)
+    right = np.eye(targets.pixels + 1)[targets.limit("zeros")]
+    needed = (not on_grid.any() or depth > 0) and (mu is None or depth < mu)
+    assert np.array_equal(steps, right) is needed
+    record()
+
+
+@exact
+@pytest.mark.parametrize("depth", [-1.0, 0.0, 1 / 2])
+def test_where_no_target_is_a_pixel_a_sink_may_stand_above_them(
+    depth: float,
+) -> None:
+    # Equation (9): two queries, one pixel before and one after the image of one pixel.
+    case = uneven(1, "zeros", kernel_size=1, stride=2)
+    case = Case(case.conv, case.x[..., :1])
+    targets = Targets.of(case)
+    assert not targets.on_grid.any()
+    assert targets.positions.flatten().tolist() == [-1, 1]
+    sharpness = 2 * Softmax().one_hot_gap(torch.float64)
+    layer = sunk(attention_from_conv(case.conv, sharpness=sharpness), depth)
+    assert continues_as(layer, case, "zeros")
 
 
 @control
@@ -747,18 +864,20 @@ def test_a_precision_that_is_not_diagonal_ties_at_the_border(sharpness: float | 
     assert row[0, 2] == row.max() > row[0, 1]
 
 
-class ReflectOnce:
-    """A score for reflecting one pixel: 2 for the shift, 1 for its opposite, on each axis."""
+class Reflecting:
+    """Scores for reflecting one pixel on every axis, and two where an axis has three; (34)."""
 
     @property
     def natural_borders(self) -> Mapping[str, EncodingLike]:
         return {"reflect": self}
 
     def encode(self, displacements: Tensor, shifts: Tensor, grid: Lattice) -> tuple[Tensor, Tensor]:
-        steps = torch.arange(-1, 2).to(displacements)
+        steps = torch.arange(-2, 3).to(displacements)
         features = (displacements[:, :, None] == steps).to(displacements).flatten(1)
-        names = 2.0 * (shifts[:, :, None] == steps) + (-shifts[:, :, None] == steps)
-        names = torch.where(shifts[:, :, None] == 0, (steps == 0) * 2.0, names)
+        shift = shifts[:, :, None]
+        names = 2.0 * (shift == steps) + 1.0 * ((shift == -steps) & (shift != 0))
+        both_ends = 2.0 * (steps.abs() == 2) + 1.0 * (steps == 0)
+        names = torch.where(shift.abs() == 2, both_ends.to(names), names)
         return features, names.to(displacements).flatten(1)
 
     def gap(self, shifts: Tensor, grid: Lattice) -> float:
@@ -767,14 +886,61 @@ class ReflectOnce:
 
 @exact
 @every_rank
-def test_reflection_by_one_pixel_has_an_encoding_of_its_own(rank: int) -> None:
-    # Equation (34): not quadratic, not periodic, and not for larger shifts.
-    case = uneven(rank, "reflect")
-    layer = attention_from_conv(case.conv, encoding=ReflectOnce(), evaluation="dense")
+@pytest.mark.parametrize("reach", [1, 2])
+def test_reflection_by_one_pixel_or_on_three_has_an_encoding_of_its_own(
+    rank: int, reach: int
+) -> None:
+    # Equation (34): neither quadratic nor periodic.
+    case = uneven(rank, "reflect", kernel_size=1 + 2 * reach, padding=reach)
+    if reach == 2:
+        case = Case(case.conv, case.x.flatten()[: 3**rank].reshape(1, 1, *[3] * rank))
+    layer = attention_from_conv(case.conv, encoding=Reflecting(), evaluation="dense")
     assert layer.boundary == "natural"
     assert not layer.has_sink
     assert continues_as(layer, case, "reflect")
     assert torch.equal(case.run(layer), case.run(case.conv))
+
+
+@control
+@pytest.mark.parametrize("size", [2, 4, 5])
+def test_the_score_for_three_pixels_does_not_reflect_by_two_on_other_sizes(size: int) -> None:
+    case = uneven(1, "reflect", kernel_size=5, padding=2)
+    x = torch.arange(float(size), dtype=torch.float64).reshape(1, 1, size)
+    layer = attention_from_conv(case.conv, encoding=Reflecting(), evaluation="dense")
+    if size == 2:
+        with pytest.raises(ValueError, match="reflect padding"):
+            layer(x)
+        return
+    assert not continues_as(layer, Case(case.conv, x), "reflect")
+
+
+def relative_score_reflects(size: int, shift: int, queries: Sequence[int]) -> bool:
+    """Whether some score of the displacement prefers the mirrored pixel at every query, strictly.
+
+    Just if no chain of preferences comes round: then number the displacements in their order.
+    """
+    below: dict[int, set[int]] = {}
+    for q in queries:
+        t = q + shift
+        mirrored = -t if t < 0 else 2 * (size - 1) - t if t >= size else t
+        worse = {k - q for k in range(size) if k != mirrored}
+        below.setdefault(mirrored - q, set()).update(worse)
+    try:
+        TopologicalSorter(below).prepare()
+    except CycleError:
+        return False
+    return True
+
+
+@exact
+@pytest.mark.parametrize("size", range(1, 13))
+def test_reflection_has_a_relative_score_just_for_one_pixel_or_three(size: int) -> None:
+    # Equations (33) and (34), by trying every shift that is shorter than the axis.
+    for shift in range(1 - size, size):
+        there_is = relative_score_reflects(size, shift, range(size))
+        assert there_is is (abs(shift) <= 1 or size <= 3)
+        assert there_is is (theory.reflecting_score(size, shift) is not None)
+        record()
 
 
 @control
@@ -783,6 +949,9 @@ def test_reflection_by_two_pixels_asks_for_a_contradiction() -> None:
     assert theory.reflections_contradict(4, -2)
     assert not theory.reflections_contradict(3, -2)
     assert not theory.reflections_contradict(9, -1)
+    # Every pixel has to be a query: two queries of four pixels ask for no contradiction.
+    assert not relative_score_reflects(4, -3, range(4))
+    assert relative_score_reflects(4, -3, range(2))
 
 
 @control

@@ -182,7 +182,7 @@ class Sized(nn.AvgPool1d):
             lambda: nn.AvgPool1d(2),
             {"encoding": "periodic"},
             ValueError,
-            ("encoding", "'periodic'", "none"),
+            ("encoding", "Periodic()", "none"),
         ),
         (
             lambda: nn.AvgPool1d(2),
