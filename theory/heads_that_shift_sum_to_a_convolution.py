@@ -190,7 +190,7 @@ def _prove_row(proof: Proof) -> None:
     for d in (1, 2, 3):
         target = plus(position("q", d), position("D", d))
         proof.check(
-            f"over the {3**d} keys within a step of q + Δ the one-hot row picks that pixel, d = {d}",
+            f"on the {3**d} keys within a step of q + Δ the one-hot row picks that pixel",
             identical(attend(target, 2), pixel(target, 2)),
             equation=4,
         )
@@ -250,7 +250,7 @@ def _prove_layer(proof: Proof) -> None:
         for h in reversed(range(count)):  # any order of the offsets, by (6)
             convolution = convolution + pixel(targets[h], 3) * (values[h] * outputs[h])
         proof.check(
-            f"layer = convolution, {count} heads of 3 x 2 and 2 x 2 matrices, d = {d}, all symbolic",
+            f"layer = convolution, {count} heads, 3 x 2 and 2 x 2 matrices, d = {d}, all symbolic",
             identical(attention, convolution),
             equation=8,
         )

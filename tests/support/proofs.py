@@ -1,8 +1,8 @@
 """What a page says that the machine has checked, held against the steps of the proof.
 
-The first sentence of a page's section *Machine check* lists equations, each as a link to its own
-page: `[module](path) checks [(2)](#eq-2) to [(9)](#eq-9) and [(11)](#eq-11).` The other sentences of
-the section say how, and may name equations freely.
+The first sentence of a page's section *Machine check* lists equations, each as a link:
+`[module](path) checks [(2)](#eq-2) to [(9)](#eq-9) and [(11)](#eq-11).` The other sentences of the
+section say how, and may name equations freely.
 """
 
 from __future__ import annotations
