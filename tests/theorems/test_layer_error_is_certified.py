@@ -543,8 +543,19 @@ def test_what_a_unit_adds_to_a_sum_of_many_terms_is_that_of_the_page(name: str, 
     nn.init.ones_(conv.weight)
     with allowed(name):
         certificate = certify(attention_from_conv(conv), conv, x)
-    stated = Products.unit(SINGLE, PRECISION[name]).growth(terms + 1) * terms
-    assert stated <= certificate.rounding.item() <= stated * (1 + 1e-6)
+    unit, reference = Products.unit(SINGLE, PRECISION[name]), bounds.gamma(terms + 1, torch.float64)
+    with precision(200):
+        # (21) for pixels and matrices of 1, the reference's own (14) and both underflows, the whole
+        # enlarged by (15) in which 32 roundings of float64 have room.
+        stated = terms * (arb(unit.growth(terms + 1)) + arb(reference)) + arb(unit.lost(terms, 2.0))
+        stated += 2 * terms * arb(formats.smallest_subnormal(torch.float64))
+        # Sums of moduli run in float32 themselves: at most twice what n + 4 roundings take.
+        sums = 1 + 2 * arb(bounds.gamma(terms + 4, SINGLE))
+        own = 1 + 2 * arb(bounds.gamma(terms + 32, torch.float64))
+        lost = terms * 2 * 4 * arb(formats.smallest_normal(SINGLE))
+        found = arb(certificate.rounding.item())
+        assert terms * arb(unit.growth(terms + 1)) <= found
+        assert found <= (stated * sums + lost) * own * (1 + arb(2) ** -40)
     record(ratio=certificate.ratio, device="unit", dtype=SINGLE)
 
 
@@ -744,6 +755,22 @@ def test_a_bound_without_underflow_is_no_bound() -> None:
     assert certificate.holds
     relative = bounds.gamma(2, torch.float32) * 0.75 * eta
     assert not replace(certificate, rounding=torch.full_like(certificate.error, relative)).holds
+
+
+@control
+@pytest.mark.parametrize("terms", [9, 64, 500])
+def test_underflow_counted_once_and_not_for_every_term_is_no_bound(terms: int) -> None:
+    # 0.75 of η rounds up to η, and so does each of n products: together they err by n η/4.
+    eta = formats.smallest_subnormal(torch.float32)
+    conv = nn.Conv1d(terms, 1, 1, bias=False)
+    nn.init.constant_(conv.weight, 0.75)
+    x = torch.full((1, terms, 1), eta)
+    for evaluation in ("dense", "factored"):
+        certificate = certify(attention_from_conv(conv, evaluation=evaluation), conv, x)
+        assert certificate.error.item() == terms * eta / 4
+        assert certificate.holds
+        once = certificate.rounding - (terms - 1) * eta
+        assert not replace(certificate, rounding=once).holds
 
 
 @control

@@ -5,7 +5,7 @@ comparison with a ball is with all numbers in it.
 """  # noqa: E501, the claim is one sentence
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from itertools import product
 
@@ -188,6 +188,25 @@ def test_a_sharpness_for_each_axis_leaks_less_than_the_product(
 # The code's formulas ------------------------------------------------------------------------------
 
 
+def is_leak_rounded_up(value: float, alpha: float, dimension: int) -> bool:
+    """Whether a float is a bound of ε(α), and as tight a one as (21) says."""
+    with precision(BITS):
+        exact = theory.leak_enclosure(alpha, dimension, bits=BITS)
+        highest = exact * (1 + arb(2) ** -45) + 64 * dimension * ball(SMALLEST)
+        return bool(exact <= arb(value) <= highest)
+
+
+def is_mass_rounded_up(value: float, alpha: float, dimension: int) -> bool:
+    """Whether a float is a bound of ϑ^d - 1, and as tight a one as (22) says."""
+    with precision(BITS):
+        exact = theory.off_target_mass_enclosure(alpha, dimension, bits=BITS)
+        exponent = (1 + exact).log()
+        if math.isinf(value):
+            return bool(exponent > 699) or math.isinf(math.pi / alpha)
+        growth = 1 + arb(2) ** -45 * (1 + exponent)
+        return bool(exact <= arb(value) <= exact * growth + 64 * dimension * ball(SMALLEST))
+
+
 @bounded
 @given(alpha=positive_floats(), dimension=dimensions)
 @example(alpha=5e-324, dimension=3)
@@ -200,11 +219,7 @@ def test_a_sharpness_for_each_axis_leaks_less_than_the_product(
 @example(alpha=1.7976931348623157e308, dimension=3)
 def test_float64_leak_is_the_least_upper_bound_rounded_up(alpha: float, dimension: int) -> None:
     # Equation (21).
-    with precision(BITS):
-        exact = theory.leak_enclosure(alpha, dimension, bits=BITS)
-        code = arb(bounds.leak(alpha, dimension))
-        assert code >= exact
-        assert code <= exact * (1 + arb(2) ** -45) + 64 * dimension * ball(SMALLEST)
+    assert is_leak_rounded_up(bounds.leak(alpha, dimension), alpha, dimension)
 
 
 @bounded
@@ -214,16 +229,18 @@ def test_float64_leak_is_the_least_upper_bound_rounded_up(alpha: float, dimensio
 @example(alpha=745.2, dimension=3)
 def test_float64_mass_is_the_least_upper_bound_rounded_up(alpha: float, dimension: int) -> None:
     # Equation (22).
-    mass = bounds.off_target_mass(alpha, dimension)
-    with precision(BITS):
-        exact = theory.off_target_mass_enclosure(alpha, dimension, bits=BITS)
-        exponent = (1 + exact).log()
-        if math.isinf(mass):
-            assert exponent > 699 or math.isinf(math.pi / alpha)
-            return
-        assert arb(mass) >= exact
-        growth = 1 + arb(2) ** -45 * (1 + exponent)
-        assert arb(mass) <= exact * growth + 64 * dimension * ball(SMALLEST)
+    assert is_mass_rounded_up(bounds.off_target_mass(alpha, dimension), alpha, dimension)
+
+
+EIGHTHS = [i / 8 for i in range(1, 49)]  # on both sides of π, where the code takes (17)
+
+
+@bounded
+@pytest.mark.parametrize("dimension", [1, 2, 3])
+def test_both_bounds_hold_on_either_side_of_the_switch_to_jacobi_s_identity(dimension: int) -> None:
+    for alpha in EIGHTHS:
+        assert is_leak_rounded_up(bounds.leak(alpha, dimension), alpha, dimension)
+        assert is_mass_rounded_up(bounds.off_target_mass(alpha, dimension), alpha, dimension)
 
 
 @exact
@@ -369,25 +386,46 @@ def test_bound_for_a_little_more_sharpness_is_no_bound(rank: int, alpha: float) 
 
 
 @control
-@pytest.mark.parametrize("alpha", [38.0, 46.0, 104.0])
-def test_one_minus_a_power_of_theta_cancels(alpha: float) -> None:
-    theta = 1 + 2 * math.exp(-alpha)
-    assert 1 - theta**-2 == 0.0
-    assert theory.leak_enclosure(alpha, 2) > 0
+@pytest.mark.parametrize("switch", [0.3, 1.0, 1.2])
+def test_series_without_jacobi_s_identity_is_no_bound(
+    switch: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Four terms of ϑ(e^-α) are too few from 1.2 or so downwards: the code switched too late.
+    def log_theta(sharpness: float, dimension: int) -> float:
+        if sharpness >= switch:
+            return math.log1p(bounds._theta_tail(sharpness))
+        return right(sharpness, dimension)
+
+    right = bounds._log_theta
+    monkeypatch.setattr(bounds, "_log_theta", log_theta)
+    wrong = {a for a in EIGHTHS if not is_leak_rounded_up(bounds.leak(a, 1), a, 1)}
+    assert wrong
+    assert max(wrong) < math.pi
+    assert not all(is_mass_rounded_up(bounds.off_target_mass(a, 1), a, 1) for a in EIGHTHS)
+
+
+def cancelled(alpha: float, dimension: int) -> float:
+    """ε(α) as it stands: one minus a power of ϑ."""
+    return 1 - (1 + bounds._theta_tail(alpha)) ** -dimension
+
+
+def not_rounded_up(alpha: float, dimension: int) -> float:
+    """ε(α) without cancellation, rounded as it comes."""
+    return -math.expm1(-dimension * math.log1p(bounds._theta_tail(alpha)))
 
 
 @control
 @every_rank
-def test_formula_that_is_not_rounded_up_is_no_bound(rank: int) -> None:
-    def plain(alpha: float) -> float:
-        return -math.expm1(-rank * math.log1p(2 * math.exp(-alpha)))
-
-    grid = [4.0 + i / 7 for i in range(200)]
-    below = [alpha for alpha in grid if arb(plain(alpha)) < theory.leak_enclosure(alpha, rank)]
-    assert below
-    assert all(
-        arb(bounds.leak(alpha, rank)) >= theory.leak_enclosure(alpha, rank) for alpha in below
-    )
+@pytest.mark.parametrize("formula", [cancelled, not_rounded_up], ids=lambda f: f.__name__)
+def test_wrong_formula_is_no_bound_where_that_of_the_code_is(
+    rank: int, formula: Callable[[float, int], float]
+) -> None:
+    grid = [4.0 + i / 7 for i in range(300)]
+    wrong = [alpha for alpha in grid if not is_leak_rounded_up(formula(alpha, rank), alpha, rank)]
+    assert wrong
+    assert all(is_leak_rounded_up(bounds.leak(alpha, rank), alpha, rank) for alpha in grid)
+    if formula is cancelled:  # equation (16): from α = 38 on it returns 0
+        assert all(alpha in wrong and formula(alpha, rank) == 0 for alpha in grid if alpha >= 38)
 
 
 @control
