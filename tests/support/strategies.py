@@ -388,6 +388,9 @@ def real_cases(
     return _filled(geometry, conv, weight, bias, x)
 
 
+LEAST_SHARPNESS, GREATEST_SHARPNESS = 1e-3, 2000.0
+
+
 def sharpnesses() -> st.SearchStrategy[float]:
     """Finite positive sharpnesses: vague to saturated, and both sides of every threshold.
 
@@ -398,9 +401,9 @@ def sharpnesses() -> st.SearchStrategy[float]:
     near = st.sampled_from([-1e-2, -1e-9, 0.0, 1e-9, 1e-2])
     return st.one_of(
         st.builds(lambda value, offset: value * (1 + offset), st.sampled_from(thresholds), near),
-        st.floats(1e-3, 1e-1),
+        st.floats(LEAST_SHARPNESS, 1e-1),
         st.floats(1e-1, 20.0),
-        st.floats(20.0, 2000.0),
+        st.floats(20.0, GREATEST_SHARPNESS),
     )
 
 
