@@ -127,7 +127,8 @@ def rounding_of_a_slope(tokens: list[int], times: list[float]) -> float:
     squares = sum((n - mean_n) ** 2 for n, _ in logs)
     slope = along / across  # of points on a rising line
     off = 24 * most * (across + along + 2 * slope * across) / squares
-    return (off + 5 * slope) * 2.0**-53
+    within: float = (off + 5 * slope) * 2.0**-53
+    return within
 
 
 @pytest.mark.parametrize("power", [0.5, 1.0, 1.5, 2.0])

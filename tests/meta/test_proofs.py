@@ -1,9 +1,39 @@
-"""What a page lists as checked by machine is read as it stands."""
+"""What a page lists as checked by machine is what its proof discharges, equation by equation."""
 
 import pytest
 
-from tests.support.proofs import claimed_in, discharged_equations
+from tests.support.proofs import claimed_equations, claimed_in, discharged_equations
+from theory import theorems
 from theory.tools.proof import Step
+
+MODULES = {module.THEOREM.slug: module for module in theorems()}
+
+NOT_YET: tuple[str, ...] = (
+    "normalisers_are_one_hot_from_their_gap",  # its first sentence lists no links
+    "unit_encodings_have_the_gap_of_a_spherical_code",  # (9) has no step
+)
+"""Theorems whose pages are being mended elsewhere: to be emptied."""
+
+
+def differs(slug: str) -> bool:
+    """Whether a page lists other equations than the proof discharges, or none."""
+    try:
+        return claimed_equations(slug) != discharged_equations(MODULES[slug].prove())
+    except ValueError:
+        return True
+
+
+@pytest.mark.parametrize("slug", [slug for slug in MODULES if slug not in NOT_YET])
+def test_page_lists_the_equations_that_its_proof_discharges(slug: str) -> None:
+    assert discharged_equations(MODULES[slug].prove()) == claimed_equations(slug)
+
+
+@pytest.mark.parametrize("slug", NOT_YET)
+def test_page_that_is_still_excused_needs_its_excuse(slug: str) -> None:
+    assert differs(slug)
+
+
+# The list is read as it stands --------------------------------------------------------------------
 
 PAGE = """# T4. Sums commute
 

@@ -327,7 +327,8 @@ def test_layer_has_the_stated_sizes_and_weights(geometry: Geometry) -> None:
     assert torch.equal(value @ output, matrices)
     # Equation (3): which of the two is the identity.
     identity = torch.eye(min(d_in, d_out), dtype=torch.float64)
-    assert torch.equal(*torch.broadcast_tensors(value if d_in < d_out else output, identity))
+    factor = value if d_in < d_out else output
+    assert torch.equal(factor, identity.expand_as(factor))
 
 
 def error_of(layer: nn.Module, case: Case) -> np.ndarray:

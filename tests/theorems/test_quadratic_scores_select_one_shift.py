@@ -7,7 +7,6 @@ comparison with a ball is with all numbers in it.
 import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from itertools import product
 
 import numpy as np
 import pytest
@@ -166,23 +165,41 @@ def test_softmax_of_the_paper_s_scores_leaks_what_the_product_says(
 
 
 @bounded
-@given(alpha=st.lists(st.floats(0.1, 8.0), min_size=2, max_size=2), box=boxes(largest=5, ranks=[2]))
+@given(
+    alpha=st.floats(1e-3, 20.0),
+    keys=st.integers(1, 3).flatmap(
+        lambda d: st.sets(st.tuples(*d * [st.integers(-5, 5)]), min_size=1, max_size=30)
+    ),
+    data=st.data(),
+)
+def test_every_finite_set_of_keys_leaks_less_than_epsilon(
+    alpha: float, keys: set[tuple[int, ...]], data: st.DataObject
+) -> None:
+    # Equations (9) and (10): the keys need not fill a box.
+    target = data.draw(st.sampled_from(sorted(keys)), label="target")
+    with precision(BITS):
+        total = sum(
+            ((-ball(alpha) * sum((k - t) ** 2 for k, t in zip(key, target, strict=True))).exp())
+            for key in keys
+        )
+        assert 1 - 1 / total < theory.leak_enclosure(alpha, len(target), bits=BITS)
+
+
+@bounded
+@given(alpha=st.lists(st.floats(0.1, 8.0), min_size=3, max_size=3), box=boxes(largest=4))
 def test_a_sharpness_for_each_axis_leaks_less_than_the_product(
     alpha: list[float], box: tuple[tuple[int, ...], tuple[int, ...]]
 ) -> None:
-    # Equation (15) in two dimensions.
-    (rows, columns), (row, column) = box
+    # Equation (15).
+    shape, target = box
     with precision(BITS):
-        first, second = (ball(a) for a in alpha)
-        total = sum(
-            (
-                (-first * (i - row) ** 2 - second * (j - column) ** 2).exp()
-                for i, j in product(range(rows), range(columns))
-            ),
-            arb(0),
-        )
-        thetas = [1 + theta_minus_one(a, bits=BITS) for a in alpha]
-        assert 1 - 1 / total < 1 - 1 / (thetas[0] * thetas[1])
+        total, bound = arb(0), arb(1)
+        for key in np.ndindex(*shape):
+            steps = zip(alpha, key, target, strict=False)
+            total += sum((-ball(a) * (int(k) - t) ** 2 for a, k, t in steps), arb(0)).exp()
+        for a in alpha[: len(shape)]:
+            bound *= 1 + theta_minus_one(a, bits=BITS)
+        assert 1 - 1 / total < 1 - 1 / bound
 
 
 # The code's formulas ------------------------------------------------------------------------------
@@ -373,7 +390,8 @@ def test_swapped_axes_leak_more_than_the_bound(rank: int) -> None:
 @pytest.mark.parametrize("alpha", [0.5, 4.0, 38.0, 104.0])
 def test_bound_for_one_dimension_less_is_no_bound(dimension: int, alpha: float) -> None:
     leak = box_leak(alpha, (9,) * dimension, (4,) * dimension)
-    assert leak > theory.leak_enclosure(alpha, dimension - 1)
+    assert arb(bounds.leak(alpha, dimension)) >= leak
+    assert arb(bounds.leak(alpha, dimension - 1)) < leak
 
 
 @control
@@ -382,7 +400,8 @@ def test_bound_for_one_dimension_less_is_no_bound(dimension: int, alpha: float) 
 def test_bound_for_a_little_more_sharpness_is_no_bound(rank: int, alpha: float) -> None:
     # The supremum is approached: a box of a few keys is already within one part in a thousand.
     leak = box_leak(alpha, (13,) * rank, (6,) * rank)
-    assert leak > theory.leak_enclosure(alpha * 1.001, rank)
+    assert arb(bounds.leak(alpha, rank)) >= leak
+    assert arb(bounds.leak(alpha * 1.001, rank)) < leak
 
 
 @control
