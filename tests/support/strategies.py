@@ -395,7 +395,7 @@ def sharpnesses() -> st.SearchStrategy[float]:
     """Finite positive sharpnesses: vague to saturated, and both sides of every threshold.
 
     17.33, 92.88, 103.97 and 745.13 saturate float16, bfloat16, float32 and float64 (T8); 87.34
-    does where subnormals are flushed; 46 is that of a remark (T8); 38 is where 1 - theta**-d cancels.
+    does where subnormals are flushed; 46 is of a remark (T8); at 38 1 - theta**-d cancels.
     """
     thresholds = (1.0, 17.3, 17.33, 38.0, 46.0, 87.34, 88.0, 92.88, 103.97, 104.0, 745.13, 746.0)
     near = st.sampled_from([-1e-2, -1e-9, 0.0, 1e-9, 1e-2])
