@@ -278,6 +278,17 @@ def test_two_equal_taps_side_by_side_err_by_less_than_their_closed_form(
 
 
 @bounded
+@given(alpha=st.floats(0.01, 20.0), weight=st.integers(-9, 9))
+def test_two_equal_taps_on_two_keys_do_not_err_at_all(alpha: float, weight: int) -> None:
+    # Softmax is not one-hot there, and the layer is the convolution of every image.
+    keys: list[Point] = [(0,), (1,)]
+    with precision(BITS):
+        rows = [row_in_balls(t, keys, ball(alpha)) for t in keys]
+        assert rows[0][keys[1]] > 0
+        assert theory.largest_error(rows, keys, [weight, weight]).contains(0)
+
+
+@bounded
 def test_kernels_of_several_taps_err_by_about_half_and_a_third_of_the_accuracy() -> None:
     # At the sharpness that (10) calls too little for one tap and η = 1/10.
     accuracy = Fraction(1, 10)

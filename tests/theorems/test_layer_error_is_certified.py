@@ -253,6 +253,29 @@ def test_gamma_is_what_that_many_roundings_can_do(dtype: torch.dtype, terms: int
             assert stated <= arb(coded) <= stated * ball(1 + Fraction(1, 2**35))
 
 
+@bounded
+@every_format
+@given(data=st.data())
+def test_underflow_of_a_sum_is_that_of_the_page_while_gamma_is_at_most_one(
+    dtype: torch.dtype, data: st.DataObject
+) -> None:
+    # Equation (2): (1 + γ_n)/2 n η, for which the code takes n η.
+    most = math.floor(math.log(2) / math.log1p(formats.unit_roundoff(dtype)))
+    terms = data.draw(st.integers(1, most) | st.just(most), label="terms")
+    with precision(400):
+        growth = (1 + arb(formats.unit_roundoff(dtype))) ** terms
+        assert growth <= 2
+        stated = growth / 2 * terms * arb(formats.smallest_subnormal(dtype))
+        assert stated <= arb(Products.plain(dtype).lost(terms, 2.0))
+
+
+@control
+def test_underflow_beyond_a_gamma_of_one_is_more_than_a_subnormal_for_each_term() -> None:
+    # What (2) said: n η, which its own derivation gives for γ_n <= 1 alone. 177 terms of bfloat16.
+    u = Fraction(formats.unit_roundoff(torch.bfloat16))
+    assert (1 + u) ** 177 / 2 <= 1 < (1 + u) ** 178 / 2
+
+
 # On matrix units: in software, with torch's flags set as on a GPU ---------------------------------
 
 SINGLE = torch.float32
