@@ -135,7 +135,8 @@ class Products:
             largest: the largest moduli of both operands, added.
         """
         if self.steps == 1:
-            return terms * self.underflow
+            # Each product may lose half of the smallest number, and roundings enlarge what is lost.
+            return terms * self.underflow * max(1.0, (1 + self.growth(terms)) / 2 * (1 + 2**-40))
         formed = terms * ((self.steps + 1) // 2)
         each = self.underflow * (3 + 2 * (largest + self.underflow) * (1 + self.rounding))
         return formed * each * (1 + self.growth(terms)) * (1 + 2**-40)

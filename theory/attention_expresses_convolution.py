@@ -1,16 +1,18 @@
 """T3 (Theorem 1). Attention expresses convolution."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from itertools import product
 
 import sympy as sp
 from flint import arb
 
-from theory.tools.proof import Proof, Step, Theorem, equal, identical, nonnegative
+from theory.tools.proof import Proof, Step, Theorem, equal, identical, nonnegative, positive
 from theory.tools.theta import BITS, ball, precision
 
-__all__ = ["THEOREM", "prove", "sufficient_sharpness"]
+__all__ = ["THEOREM", "coefficients", "largest_error", "prove", "sufficient_sharpness"]
+
+Point = tuple[int, ...]
 
 THEOREM = Theorem(
     slug="attention_expresses_convolution",
@@ -22,7 +24,9 @@ THEOREM = Theorem(
         "kernel expresses any convolution to any accuracy, in every dimension. "
         "Over the reals |MHSA(X) − Conv(X)| in channel o is at most "
         "ε(α) Σ_δ Σ_c |W_δ[c, o]| (max X_c − min X_c), the range taken over the padded image, and "
-        "the sharpness α = ln(1 + 2dV/η) makes it less than η if V > 0 bounds the double sum."
+        "the sharpness α = ln(1 + 2dV/η) makes it less than η if V > 0 bounds the double sum. "
+        "On given keys the largest error at a query, over all images whose channels range over "
+        "R_c, is ½ Σ_c R_c Σ_k |Σ_h (a^h_k − [k = t_h]) W_h[c, o]|."
     ),
     hypotheses=(
         "q + δ is a key for every query q and every offset δ (borders are padded keys)",
@@ -41,7 +45,9 @@ THEOREM = Theorem(
     proof_idea=(
         "By T1 the layer with one-hot heads is the convolution, so the error is what each head "
         "reads off its target. By T2 that is a share below ε of its attention, and each "
-        "misread pixel is off by at most the range of its channel."
+        "misread pixel is off by at most the range of its channel. Written as one sum over keys, "
+        "the error is a combination of pixels whose coefficients add up to 0, largest where each "
+        "pixel is at the end of the range that its coefficient's sign asks for."
     ),
     references=("arXiv:1911.03584, Theorem 1",),
     objects=(
@@ -60,6 +66,35 @@ def sufficient_sharpness(
         return ball(2 * dimension * variation / accuracy).log1p()
 
 
+def largest_error(
+    rows: Sequence[Mapping[Point, arb]], targets: Sequence[Point], weights: Sequence[int]
+) -> arb:
+    """A ball around the largest error at one query, one channel of range 1: equation (11).
+
+    Args:
+        rows: The weight of every key in each head, of sum 1.
+        targets: The key that each head should attend.
+        weights: The matrix of each head, 1 x 1.
+    """
+    return sum((abs(c) for c in coefficients(rows, targets, weights).values()), arb(0)) / 2
+
+
+def coefficients(
+    rows: Sequence[Mapping[Point, arb]], targets: Sequence[Point], weights: Sequence[int]
+) -> dict[Point, arb]:
+    """What each pixel is multiplied by in the error, a ball; arguments as in `largest_error`."""
+    return {
+        key: sum(
+            (
+                (row[key] - int(key == target)) * weight
+                for row, target, weight in zip(rows, targets, weights, strict=True)
+            ),
+            arb(0),
+        )
+        for key in rows[0]
+    }
+
+
 def matrix(name: str, rows: int, columns: int) -> sp.Matrix:
     """A matrix of distinct commuting symbols."""
     return sp.Matrix(rows, columns, lambda i, j: sp.Symbol(f"{name}_{i}{j}"))
@@ -73,11 +108,12 @@ def padded(block: sp.Matrix, rows: int, columns: int) -> sp.Matrix:
 
 
 def prove() -> tuple[Step, ...]:
-    """Prove T3: equations (2) to (10) of its page."""
+    """Prove T3: equations (2) to (12) of its page."""
     proof = Proof()
     _prove_parameters(proof)
     _prove_error(proof)
     _prove_accuracy(proof)
+    _prove_largest_error(proof)
     return proof.steps
 
 
@@ -119,11 +155,11 @@ def _prove_parameters(proof: Proof) -> None:
             equation=2,
         )
     proof.check(
-        "W_val W_out = W with D_h >= min(D_in, D_out), whichever is smaller, D_h up to 4",
+        "W_val W_out = W for D_in and D_out up to 3, and every D_h from the smaller of them to 4",
         all(
             identical(
-                (padded(sp.eye(n), n, h) if n <= m else padded(matrix("w", n, m), n, h))
-                * (padded(matrix("w", n, m), h, m) if n <= m else padded(sp.eye(m), h, m)),
+                (padded(sp.eye(n), n, h) if n < m else padded(matrix("w", n, m), n, h))
+                * (padded(matrix("w", n, m), h, m) if n < m else padded(sp.eye(m), h, m)),
                 matrix("w", n, m),
             )
             for n, m in product((1, 2, 3), repeat=2)
@@ -225,7 +261,82 @@ def _prove_accuracy(proof: Proof) -> None:
     )
     needed = eta / (2 * d * (bound - eta))
     proof.check(
-        "2 d x V/(1 + 2 d x) = η at x = η/(2 d (V - η)): less sharpness leaks more than η",
+        "2 d x V/(1 + 2 d x) = η at x = η/(2 d (V - η))",
         equal((2 * d * x / (1 + 2 * d * x)).subs(x, needed) * bound, eta),
         equation=10,
+    )
+    proof.check(
+        "the two sharpnesses differ by the logarithm of 1 + (1 + 2 d) η/(2 d (V - η))",
+        equal(
+            (1 + 2 * d * bound / eta) / (2 * d * (bound - eta) / eta),
+            1 + (1 + 2 * d) * eta / (2 * d * (bound - eta)),
+        ),
+        equation=10,
+    )
+    more = sp.Symbol("m", positive=True)
+    proof.check(
+        "and 2 d x/(1 + 2 d x) grows with x",
+        equal(
+            2 * d * (x + more) / (1 + 2 * d * (x + more)) - 2 * d * x / (1 + 2 * d * x),
+            2 * d * more / ((1 + 2 * d * (x + more)) * (1 + 2 * d * x)),
+        ),
+        equation=10,
+    )
+
+
+def _prove_largest_error(proof: Proof) -> None:
+    """The kernel's own supremum: (11), and two equal taps side by side: (12)."""
+    keys = list(product(range(2), repeat=2))
+    taps = keys[:3]
+    rows = [weights(h, keys, t) for h, t in enumerate(taps)]
+    image = {k: sp.Symbol("x" + "".join(map(str, k))) for k in keys}
+    kernel = sp.symbols("w:3")
+    gathered = {
+        k: sum(w * (row[k] - int(k == t)) for row, t, w in zip(rows, taps, kernel, strict=True))
+        for k in keys
+    }
+    misread = sum(
+        w * row[k] * (image[k] - image[t])
+        for row, t, w in zip(rows, taps, kernel, strict=True)
+        for k in keys
+        if k != t
+    )
+    proof.check(
+        "three heads on a box of 2 x 2 keys: (4) is the sum of pixels times coefficients",
+        identical(misread, sum(image[k] * gathered[k] for k in keys)),
+        equation=11,
+    )
+    total, weight, off = sp.symbols("A w a")
+    proof.check(
+        "one more key: its weight comes off the target's, so coefficients still add up to 0",
+        identical(weight * (((1 - total - off) - 1) + (total + off)), 0),
+        equation=11,
+    )
+    size = sp.Symbol("c", nonnegative=True)
+    place, rest = sp.symbols("s r", nonnegative=True)  # where a pixel is in its range, s + r = 1
+    upper = (size + size) / 2, (size - size) / 2  # (|c| + c)/2 for the coefficients c and -c
+    proof.check(
+        "c s <= (|c| + c)/2 for either sign of c and 0 <= s <= 1, with equality at s = [c > 0]",
+        nonnegative(upper[0] * (place + rest) - size * place)
+        and nonnegative(upper[1] * (place + rest) - (-size) * place)
+        and identical(upper[0], size * 1)
+        and identical(upper[1], -size * 0),
+        equation=11,
+    )
+    x, p, q, more = sp.symbols("x p q r", positive=True)
+    one, other = 1 + x + p, 1 + x + q  # the sums of both heads: each has both taps among its keys
+    proof.check(
+        "1 - 1/S - x/S' = (x q + p + p q)/(S S') for S = 1 + x + p, S' = 1 + x + q: no tap gains",
+        equal(1 - 1 / one - x / other, (x * q + p + p * q) / (one * other))
+        and positive(x * q + p + p * q),
+        equation=12,
+    )
+    proof.check(
+        "the other keys have 1 - (1 + x)/S of a head, which grows with S",
+        equal(1 - 1 / one - x / one, 1 - (1 + x) / one)
+        and equal(
+            (1 - (1 + x) / (one + more)) - (1 - (1 + x) / one),
+            (1 + x) * more / (one * (one + more)),
+        ),
+        equation=12,
     )

@@ -50,9 +50,10 @@ THEOREM = Theorem(
     claim=(
         "Dense attention spreads a non-finite pixel to every query, even with exactly one-hot "
         "weights. One infinite or NaN pixel among the keys makes the output non-finite at every "
-        "query, for every output channel of the pixel's group; with two one-hot heads or more, all "
-        "these outputs are NaN. The convolution is non-finite only where its window holds the "
-        "pixel, so that the two agree on finite images alone."
+        "query, for every output channel of the pixel's group. It is NaN at every query where some "
+        "one-hot head looks at another key; with two heads or more on padded keys, whose targets "
+        "differ, that is everywhere. The convolution is non-finite only where its window holds the "
+        "pixel, so that the two differ at every other query."
     ),
     hypotheses=(
         "Arithmetic is that of IEEE 754, subnormal numbers kept or flushed to zero; sums run in "
@@ -185,13 +186,33 @@ def _spread(proof: Proof) -> None:
     )
     query, first, second = sp.symbols("q Delta_1 Delta_2")
     proof.check(
-        "at no query do two heads of different shifts see the same key",
+        "the targets q + Δ_1 and q + Δ_2 differ by Δ_1 - Δ_2, whatever the query",
         identical((query + first) - (query + second), first - second),
         equation=5,
     )
     proof.check(
-        "one head alone keeps an infinity: 1·∞ = ∞, and ∞ plus finite numbers or ±0·finite is ∞",
+        "a head that looks at the pixel sees ±∞: 1·∞ = ∞, and ∞ plus finite numbers is ∞",
         all(multiplied(Kind.POSITIVE, x) == {x} == _possible(added, FINITE, {x}) for x in INFINITE),
+        equation=6,
+    )
+    same_sign = {x: _possible(multiplied, {Kind.POSITIVE}, {x}) for x in INFINITE}
+    other_sign = {x: _possible(multiplied, {Kind.NEGATIVE}, {x}) for x in INFINITE}
+    proof.check(
+        "matrix entries of one sign: the terms are one infinity, and so is their sum",
+        all(
+            len(terms) == 1 and _possible(added, terms, terms) == terms
+            for x in INFINITE
+            for terms in (same_sign[x], other_sign[x])
+        ),
+        equation=6,
+    )
+    proof.check(
+        "a matrix entry of zero, or two of opposite signs: NaN",
+        all(
+            multiplied(Kind.ZERO, x) == ONLY_NAN
+            and _possible(added, same_sign[x], other_sign[x]) == ONLY_NAN
+            for x in INFINITE
+        ),
         equation=6,
     )
 

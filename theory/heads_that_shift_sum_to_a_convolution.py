@@ -179,16 +179,18 @@ def _prove_blocks(proof: Proof) -> None:
 
 def _prove_row(proof: Proof) -> None:
     """A one-hot row picks one pixel, and a head's two matrices act as one: (4), (5)."""
-    kept, other, sum_of_zeros = symbol("x"), symbol("y"), sp.Integer(0)
+    kept, other = symbol("x"), symbol("y")
     proof.check(
-        "a key of weight 0 adds nothing to the sum, the key of weight 1 adds its pixel",
-        identical(sum_of_zeros + 0 * other, 0) and identical(sum_of_zeros + 1 * kept, kept),
+        "one key at a time: weight 0 keeps the sum 0, weight 1 makes it x, weight 0 keeps it x",
+        identical(0 + 0 * other, 0)
+        and identical(0 + 1 * kept, kept)
+        and identical(kept + 0 * other, kept),
         equation=4,
     )
     for d in (1, 2, 3):
         target = plus(position("q", d), position("D", d))
         proof.check(
-            f"a row that is one-hot at q + Δ picks that pixel, q and Δ symbolic, d = {d}",
+            f"on the {3**d} keys within a step of q + Δ the one-hot row picks that pixel",
             identical(attend(target, 2), pixel(target, 2)),
             equation=4,
         )
@@ -214,7 +216,7 @@ def _prove_reindexing(proof: Proof) -> None:
         equation=6,
     )
     proof.check(
-        "exchanging two neighbours in the wrong order removes exactly one inversion",
+        "orders of two to five: exchanging neighbours in the wrong order removes one inversion",
         all(
             inversions(swapped(order, i)) == inversions(order) - 1
             for size in (2, 3, 4, 5)
@@ -225,7 +227,7 @@ def _prove_reindexing(proof: Proof) -> None:
         equation=6,
     )
     proof.check(
-        "only the sorted order has no inverted neighbours",
+        "orders of one to five: only the sorted one has no inverted neighbours",
         all(
             order == tuple(sorted(order)) or any(a > b for a, b in pairwise(order))
             for size in (1, 2, 3, 4, 5)
@@ -248,7 +250,7 @@ def _prove_layer(proof: Proof) -> None:
         for h in reversed(range(count)):  # any order of the offsets, by (6)
             convolution = convolution + pixel(targets[h], 3) * (values[h] * outputs[h])
         proof.check(
-            f"layer = convolution, {count} heads, d = {d}, shifts and entries symbolic",
+            f"layer = convolution, {count} heads, 3 x 2 and 2 x 2 matrices, d = {d}, all symbolic",
             identical(attention, convolution),
             equation=8,
         )
@@ -256,7 +258,7 @@ def _prove_layer(proof: Proof) -> None:
     twice = [matrix("v0", 2, 2), matrix("v1", 2, 2)], [matrix("o0", 2, 2), matrix("o1", 2, 2)]
     target = plus(query, offset)
     proof.check(
-        "two heads sent to one offset act as one tap: the sum of their matrices",
+        "two heads sent to one offset act as one tap of their 2 x 2 matrices' sum, d = 2",
         identical(
             layer([attend(target, 2)] * 2, *twice, sp.zeros(1, 2)),
             pixel(target, 2) * (twice[0][0] * twice[1][0] + twice[0][1] * twice[1][1]),

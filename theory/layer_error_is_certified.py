@@ -141,6 +141,31 @@ def _growth(proof: Proof) -> None:
         identical(g * (a + b) + u * (1 + g) * (a + b), ((1 + g) * (1 + u) - 1) * (a + b)),
         equation=2,
     )
+    # Underflow: a product loses up to η/2, and the roundings above it enlarge that by 1 + γ_(n-1).
+    eta = sp.Symbol("eta", nonnegative=True)
+    terms = sp.Symbol("n", positive=True)
+    proof.check(
+        "n underflows of η/2, enlarged by 1 + γ <= 1 + γ', are at most (1 + γ') n η/2",
+        nonnegative((1 + g + p) * terms * eta / 2 - (1 + g) * terms * eta / 2),
+        equation=2,
+    )
+    proof.check(
+        "which is n η less (1 - γ) n η/2, so at most n η while γ <= 1",
+        identical(terms * eta - (1 + g) * terms * eta / 2, (1 - g) * terms * eta / 2),
+        equation=2,
+    )
+    for name, most in (("bfloat16", 177), ("float16", 1_419)):
+        step = 1 + FORMATS[name].unit_roundoff
+        proof.check(
+            f"{name}: γ_n <= 1 for n = {most}, and not for one more",
+            step**most <= 2 < step ** (most + 1),
+            equation=2,
+        )
+    proof.check(
+        "float32: γ_n <= 1 for n = 11,000,000",
+        bool((1 + ball(FORMATS["float32"].unit_roundoff)) ** 11_000_000 < 2),
+        equation=2,
+    )
     # For n u < 1: (1 + u)^n - 1 <= n u / (1 - n u), by induction on n.
     x = sp.symbols("x", nonnegative=True)  # x = n u
     proof.check(
@@ -377,8 +402,8 @@ def _mass_form(proof: Proof) -> None:
     )
     numbers = tuple(n for n in _numbers(TOY) if abs(n) <= 2)
     proof.check(
-        "exhaustively: in every order of three summands the sum moves from the first by at most "
-        "twice the moduli of what is added",
+        "exhaustively in the toy format: in every order of three summands the sum moves from the "
+        "first by at most twice the moduli of what is added",
         all(
             abs(computed - first) <= 2 * added
             for first, second, third in product(numbers, repeat=3)

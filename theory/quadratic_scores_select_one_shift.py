@@ -445,9 +445,51 @@ def _prove_rounded_up(proof: Proof) -> None:
         and all(f.subs(z, 0) == 0 for f in (sp.exp(z) - (1 + z), sp.exp(z) - 1)),
         equation=22,
     )
-    steps = [(1 - 46 * U * (1 + m)) * (1 + 128 * U * (1 + m)) * (1 - 7 * U) for m in (0, 700)]
+    y = sp.Symbol("y", nonnegative=True)
+    difference = y * sp.exp(y) - (sp.exp(y) - 1)
     proof.check(
-        "(1 - 46 u (1 + z))(1 + 2^-46 (1 + z))(1 - 7 u) >= 1 for 0 <= z <= 700: concave in z",
-        min(steps) >= 1,
+        "exp(y) - 1 <= y exp(y): equal at 0, and the difference has derivative y exp(y) >= 0",
+        difference.subs(y, 0) == 0
+        and identical(sp.diff(difference, y), y * sp.exp(y))
+        and nonnegative(y * sp.exp(y)),
+        equation=22,
+    )
+    terms = LIBRARY + U / 2**20 + Fraction(1, 2**100)
+    proof.check(
+        "π <= α: four exponentials, their sum, log1p and the product by d: within 46 u",
+        compound(terms, U, LIBRARY, U) <= 46 * U,
+        equation=22,
+    )
+    with precision(BITS):
+        proof.check(
+            "exp(46 u z) < 1 + 2^-30 for z <= 700",
+            (46 * 700 * ball(U)).exp() < ball(1 + Fraction(1, 2**30)),
+            equation=22,
+        )
+    # With w = 1 + z: 46 u w of the argument, 4 u of expm1, 2^-46 w of what rounds up, itself of a
+    # computed argument and sum, and three more roundings. A polynomial of degree 2 whose factor of
+    # w^2 is negative is least at an end.
+    error, up_by = 46 * U, 128 * U
+    ends = (1, 701)
+    proof.check(
+        "from below: (1 - 46 u w)(1 + 2^-46 (1 - 46 u)(1 - u) w)(1 - 4 u)(1 - u)^3 >= 1 at w = 1 "
+        "and 701, and its factor of w^2 is negative",
+        all(
+            (1 - error * w) * (1 + up_by * (1 - error) * (1 - U) * w) * (1 - LIBRARY) * (1 - U) ** 3
+            >= 1
+            for w in ends
+        )
+        and -error * up_by < 0,
+        equation=22,
+    )
+    risen, factor = error * (1 + Fraction(1, 2**30)), up_by * (1 + error) * (1 + U)
+    proof.check(
+        "from above: 1 + 2^-45 w less (1 + 46 u (1 + 2^-30) w)(1 + 2^-46 (1 + 46 u)(1 + u) w)"
+        "(1 + 4 u)(1 + u)^3 >= 0 at w = 1 and 701, and its factor of w^2 is negative",
+        all(
+            1 + 256 * U * w >= (1 + risen * w) * (1 + factor * w) * (1 + LIBRARY) * (1 + U) ** 3
+            for w in ends
+        )
+        and -risen * factor < 0,
         equation=22,
     )

@@ -1,7 +1,8 @@
 """T8. Saturated softmax is one-hot, exactly, in floating point.
 
-New here; it corrects the paper's remark (arXiv 1911.03584, after Lemma 2) that alpha = 46 is
-enough in float32. The page `docs/theorems/saturated_softmax_is_one_hot.md` numbers the equations.
+New here; it bears on a remark of the paper (arXiv 1911.03584, after Lemma 2), quoted from memory,
+that alpha = 46 is enough in float32. The page `docs/theorems/saturated_softmax_is_one_hot.md`
+numbers the equations.
 
 Numbers are exact rationals; where an exponential or a logarithm enters they are balls, which
 enclose it (python-flint): a comparison of balls is true only if it is certain.
@@ -17,7 +18,7 @@ import sympy as sp
 from flint import arb
 
 from theory.quadratic_scores_select_one_shift import ball, precision
-from theory.tools.proof import Proof, Step, Theorem, identical
+from theory.tools.proof import Proof, Step, Theorem, identical, nonnegative
 
 __all__ = [
     "ACCUMULATOR",
@@ -285,8 +286,10 @@ def _peak(proof: Proof) -> None:
         equation=7,
     )
     proof.check(
-        "(1 + u)^T <= e^(Tu) <= e^(1/2) < 2 for T <= 1/(2u)",
-        ball(Fraction(1, 2)).exp() < 2,
+        "e^(1/2) < 2, and float32: (1 + u)^T < 2 at T = 1/(2u) = 2^23, the most keys",
+        bool(ball(Fraction(1, 2)).exp() < 2)
+        and bool((1 + ball(FORMATS["float32"].unit_roundoff)) ** (2**23) < 2)
+        and 2 * 2**23 * FORMATS["float32"].unit_roundoff == 1,
         equation=8,
     )
     proof.check(
@@ -338,7 +341,7 @@ def _threshold_is_sharp(proof: Proof) -> None:
     theta, gap, mass = sp.symbols("Theta alpha lambda", positive=True)
     # 1 + λ < e^λ is the inequality of equation (4).
     proof.check(
-        "e^-α / e^λ > e^-Θ exactly when α + λ < Θ",
+        "the logarithm of (e^-α / e^λ) / e^-Θ is Θ - (α + λ)",
         identical(
             sp.log(sp.exp(-gap) / sp.exp(mass) / sp.exp(-theta)).expand(force=True)
             - (theta - (gap + mass)),
@@ -349,10 +352,21 @@ def _threshold_is_sharp(proof: Proof) -> None:
 
 
 def _integers(proof: Proof) -> None:
-    x, y = sp.symbols("x y", real=True)
+    # Every number of a format small enough to look at all of it.
+    toy = Format("toy", precision=4, least_exponent=-3, greatest_exponent=7)
+    eta = toy.smallest_subnormal
+    multiples = (k * eta for k in range(int(toy.largest / eta) + 1))
+    pixels = [s * n for n in multiples if rounded(n, toy) == n for s in (1, -1)]
     proof.check(
-        "a one-hot row: 1·x + 0·y = x, so that every partial sum is 0 or x and none rounds",
-        identical(1 * x + 0 * y, x),
+        f"exhaustively, {len(set(pixels))} numbers of p = 4: fl(1 x) = x, fl(0 x) = 0, "
+        "fl(0 + 0) = 0, fl(x + 0) = fl(0 + x) = x: no partial sum leaves {0, x}",
+        all(
+            rounded(1 * x, toy) == x
+            and rounded(0 * x, toy) == 0
+            and rounded(x + 0, toy) == rounded(0 + x, toy) == x
+            for x in pixels
+        )
+        and rounded(Fraction(0) + 0, toy) == 0,
         equation=13,
     )
     for to in FORMATS.values():
@@ -362,13 +376,25 @@ def _integers(proof: Proof) -> None:
             bound <= to.largest and rounded(bound, to) == bound == rounded(bound + 1, to),
             equation=14,
         )
-    # Every number of a format small enough to look at all of it.
-    toy = Format("toy", precision=4, least_exponent=-3, greatest_exponent=7)
-    proof.check(
-        "p = 4: every integer of size at most 2^p is a number of the format",
-        all(rounded(Fraction(i), toy) == i for i in range(-(2**4), 2**4 + 1)),
-        equation=14,
-    )
+        proof.check(
+            f"{to.name}: in each of the {to.precision} binades from 1 to 2^{to.precision} the "
+            "spacing 2^(e - p + 1) divides 1, so that every integer there is a number",
+            to.least_exponent <= 0
+            and all(
+                (1 / Fraction(2) ** (e - to.precision + 1)).denominator == 1
+                for e in range(to.precision)
+            ),
+            equation=14,
+        )
+    for to in (FORMATS["float16"], FORMATS["bfloat16"], toy):
+        proof.check(
+            f"{to.name}, exhaustively: every integer of size at most 2^{to.precision} is a number",
+            all(
+                rounded(Fraction(i), to) == i
+                for i in range(-(2**to.precision), 2**to.precision + 1)
+            ),
+            equation=14,
+        )
     # One axis; the sum of both sides over the axes is the statement in d dimensions.
     step, shift, extent = sp.symbols("delta Delta n", nonnegative=True)
     monomials = sp.Poly((step - shift) ** 2, step, shift).terms()
@@ -379,19 +405,17 @@ def _integers(proof: Proof) -> None:
         equation=15,
     )
     proof.check(
-        "on each axis |δ| <= n - 1 bounds the uncentred score by (n - 1)² + 2|Δ|(n - 1)",
+        "on each axis the uncentred sizes grow with |δ|, to (n - 1)² + 2|Δ|(n - 1) at n - 1",
         identical(
             (size - shift**2).subs(step, extent - 1), (extent - 1) ** 2 + 2 * shift * (extent - 1)
-        ),
+        )
+        and nonnegative(sp.diff(size - shift**2, step)),
         equation=15,
     )
-    w, b = sp.symbols("w b", real=True)
+    b, t = sp.symbols("b t", nonnegative=True)  # the sizes of a partial sum and of a product
     proof.check(
-        "the partial sums are bounded: |b + xw| <= |b| + |x||w|, squared, is 2(|b||x||w| - bxw)",
-        identical(
-            (sp.Abs(b) + sp.Abs(x) * sp.Abs(w)) ** 2 - (b + x * w) ** 2,
-            2 * (sp.Abs(b) * sp.Abs(x) * sp.Abs(w) - b * x * w),
-        ),
+        "the partial sums are bounded: ±(b + t) and ±(b - t) are at most b + t, whatever the signs",
+        all(nonnegative((b + t) - s * value) for s in (1, -1) for value in (b + t, b - t)),
         equation=16,
     )
 

@@ -20,7 +20,9 @@ from torch import nn
 from tests.support.oracle import convolve_module, numbers
 from tests.support.strategies import (
     CONVOLUTIONS,
+    GREATEST_SHARPNESS,
     LAYERS,
+    LEAST_SHARPNESS,
     PADDING_MODES,
     TRANSPOSED,
     Case,
@@ -101,7 +103,7 @@ def test_the_domain_can_be_narrowed(geometry: Geometry) -> None:
 
 @given(sharpnesses())
 def test_sharpnesses_are_positive_and_finite(sharpness: float) -> None:
-    assert 1e-3 <= sharpness <= 2000.0
+    assert LEAST_SHARPNESS <= sharpness <= GREATEST_SHARPNESS
 
 
 # The hard cases are really found: each in at least 1 example of 200, in fixed runs.

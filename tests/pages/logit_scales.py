@@ -10,10 +10,12 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
 from functools import cache
 from pathlib import Path
 
 import torch
+from flint import arb
 from torch import Tensor
 
 from constructions.encodings import Circle, Encoding, Flattened, Periodic, Quadratic, Rotary
@@ -22,6 +24,7 @@ from constructions.geometry.lattice import Lattice
 from constructions.normalisers import Softmax
 from tests.support.ledger import ROOT
 from theory.tools import spherical_codes as codes
+from theory.tools.theta import ball
 
 PAGE = ROOT / "docs" / "logit-scales.md"
 FIGURE = ROOT / "docs" / "figures" / "logit-scales.png"
@@ -90,34 +93,52 @@ def threshold(dtype: torch.dtype) -> float:
 # Codes on the sphere ------------------------------------------------------------------------------
 
 
-def parallels(angle: float, first: float) -> Iterator[tuple[float, int]]:
-    """Latitudes an angle apart, from a first one, and how many points at that angle fit on each."""
-    for latitude in (first + i * angle for i in range(1 + int((math.pi - first) / angle + 1e-9))):
-        ratio = math.sin(angle / 2) / max(math.sin(latitude), 1e-9)
-        yield latitude, 1 if ratio > 1 else int(math.pi / math.asin(ratio) + 1e-9)
+def whole(value: arb, *, up: bool = False) -> int:
+    """The largest integer below a ball, or the least above; the one that it holds, if it does."""
+    nearest = round(float(value.mid()))
+    if value.contains(nearest):
+        return nearest
+    return math.ceil(float(value.mid())) if up else math.floor(float(value.mid()))
+
+
+def parallels(angle: Fraction, first: Fraction) -> Iterator[tuple[Fraction, int]]:
+    """Latitudes an angle apart, from a first one, and how many points at that angle fit on each.
+
+    Angles and latitudes are in units of π.
+    """
+    for latitude in (first + i * angle for i in range(1 + math.floor((1 - first) / angle))):
+        half, radius = arb.sin_pi(ball(angle / 2)), arb.sin_pi(ball(latitude))
+        if half > radius:
+            yield latitude, 1
+        elif half.overlaps(radius):  # opposite points
+            yield latitude, 2
+        else:
+            yield latitude, whole(arb.pi() / (half / radius).asin())
 
 
 @cache
-def rings() -> tuple[tuple[int, float, float], ...]:
-    """Points on parallels of the sphere of R^3: how many, their angle, the first latitude."""
+def rings() -> tuple[tuple[int, Fraction, Fraction], ...]:
+    """Points on parallels of the sphere of R^3: how many, their angle, the first latitude, by π."""
     found = []
+    half = Fraction(1, 2)
     for step in range(1000, 100, -1):
-        angle = step * math.pi / 2000
-        for first in (0.0, math.pi / 2 % angle, (math.pi / 2 - angle / 2) % angle):
+        angle = Fraction(step, 2000)
+        for first in (Fraction(0), half % angle, (half - angle / 2) % angle):
             found.append((sum(n for _, n in parallels(angle, first)), angle, first))
     return tuple(found)
 
 
-def best_gap(dimension: int, size: int) -> tuple[float, float]:
+def best_gap(dimension: int, size: int) -> tuple[arb, arb]:
     """The gap of a code, and a bound: the best gap beside other displacements is in between."""
     most = codes.ceiling(dimension, size, others=True)
     if size <= dimension:
-        return float(most), float(most)
-    least = float(codes.known_gap(dimension, size))
+        return most, most
+    least = codes.known_gap(dimension, size)
     if dimension >= 3:
-        ringed = max((angle for n, angle, _ in rings() if n >= size), default=0.0)
-        least = max(least, 1 - math.cos(ringed))
-    return least, float(most)
+        ringed = max((angle for n, angle, _ in rings() if n >= size), default=Fraction(0))
+        of_rings = 1 - arb.cos_pi(ball(ringed))
+        least = of_rings if of_rings > least else least
+    return least, most
 
 
 # The page -----------------------------------------------------------------------------------------
@@ -210,9 +231,10 @@ def table_of_gaps() -> str:
         cells = []
         for k in KERNELS:
             least, most = best_gap(d, k * k)
-            low, high = math.floor(least * 1000 + 1e-6), math.ceil(most * 1000 - 1e-6)
-            exact = most - least < 1e-9
-            cells.append(f"{least:.3f}" if exact else f"{low / 1000:.3f} to {high / 1000:.3f}")
+            low, high = whole(1000 * least), whole(1000 * most, up=True)
+            known = f"{float(least.mid()):.3f}"
+            between = f"{low / 1000:.3f} to {high / 1000:.3f}"
+            cells.append(known if least.overlaps(most) else between)
         rows.append([str(d), *cells])
     return table(["D", *(f"{k} x {k}" for k in KERNELS)], rows)
 
@@ -226,10 +248,9 @@ def table_of_positions() -> str:
     for n in SIDES:
         cells = []
         for d in KEY_DIMENSIONS:
-            needed = 1 / float(codes.ceiling(d, n * n))
-            enough = 1 / max(float(codes.cap_floor(d, n * n)), float(codes.known_gap(d, n * n)))
-            exact = math.isclose(needed, enough, rel_tol=1e-9)
-            cells.append(power(needed) if exact else f"{power(needed)} to {power(enough)}")
+            most, least = codes.ceiling(d, n * n), codes.known_gap(d, n * n)
+            needed, enough = (power(1 / float(gap.mid())) for gap in (most, least))
+            cells.append(needed if least.overlaps(most) else f"{needed} to {enough}")
         rows.append([f"{n}²", *cells])
     return table(["image", *(f"D_k = {d}" for d in KEY_DIMENSIONS)], rows)
 
@@ -310,7 +331,7 @@ def save_figure(path: Path) -> None:
     left, right = figure.subplots(1, 2)
     sizes = range(2, 65)
     for d, colour in zip((2, 3, 4, 6), COLOURS, strict=False):
-        pairs = [best_gap(d, n) for n in sizes]
+        pairs = [[float(gap.mid()) for gap in best_gap(d, n)] for n in sizes]
         least, most = zip(*pairs, strict=True)
         left.plot(sizes, most, color=colour, linewidth=1, linestyle="--")
         left.plot(sizes, least, color=colour, linewidth=1.8, label=f"{d} dimensions")

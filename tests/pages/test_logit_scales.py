@@ -6,11 +6,14 @@ Evidence for T12. Its figure is drawn from the same numbers, and not compared.
 from __future__ import annotations
 
 import math
+from fractions import Fraction
+from functools import cache
 from itertools import combinations
 from pathlib import Path
 
 import pytest
 import torch
+from flint import arb
 
 from constructions.formats import FORMATS
 from constructions.geometry.lattice import Lattice
@@ -18,6 +21,7 @@ from tests.pages import logit_scales
 from tests.pages.logit_scales import CODES, ENCODINGS, KERNELS, OF_CODE, PAGE, SIDES
 from tests.support.ledger import record
 from theory.tools import spherical_codes as codes
+from theory.tools.theta import ball
 
 SLUG = "unit_encodings_have_the_gap_of_a_spherical_code"
 bounded = pytest.mark.evidence(SLUG, "property")
@@ -51,10 +55,11 @@ def test_shift_leads_by_the_gap_that_the_spread_is_divided_by(name: str, kernel:
     shifts = logit_scales.shifts_of(kernel)
     places = ((shifts + side - 1) @ torch.tensor([2.0 * side - 1, 1.0]).double()).long()
     own = found.gather(1, places.unsqueeze(1))
-    # With the torus a displacement of a whole turn is the shift itself.
     same = torch.zeros_like(found, dtype=torch.bool).scatter(1, places.unsqueeze(1), True)
-    if name == "periodic":
-        same |= found > own - 1e-9
+    if name == "periodic":  # a displacement of a whole turn is the shift itself
+        axis = torch.arange(1 - side, side).double()
+        turns = torch.cartesian_prod(axis, axis) - shifts.unsqueeze(1)
+        same |= (turns.remainder(side) == 0).all(dim=-1)
     runner_up = found.masked_fill(same, -math.inf).amax(dim=1)
     gap = ENCODINGS[name].gap(shifts, Lattice.box((side, side)))
     assert torch.all(own.squeeze(1) - runner_up >= gap)
@@ -86,20 +91,20 @@ def test_code_has_at_least_the_spread_of_its_dimension(kernel: int) -> None:
 def test_rings_are_as_far_apart_as_they_say(index: int) -> None:
     for size, angle, first in logit_scales.rings()[3 * index : 3 * index + 3]:
         points = [
-            (math.sin(at) * math.cos(turn), math.sin(at) * math.sin(turn), math.cos(at))
+            (arb.sin_pi(ball(at)), arb.cos_pi(ball(at)), Fraction(2 * i, count))
             for at, count in logit_scales.parallels(angle, first)
-            for turn in (2 * math.pi * i / count for i in range(count))
+            for i in range(count)
         ]
         assert len(points) == size
-        nearest = min(
-            (math.dist(p, q) for p, q in combinations(points, 2)),
-            default=math.inf,
-        )
-        assert nearest >= 2 * math.sin(angle / 2) * (1 - 1e-7)
+        cosine = arb.cos_pi(ball(angle))
+        turned = cache(lambda turn: arb.cos_pi(ball(turn)))
+        for (radius, height, turn), (radius_, height_, turn_) in combinations(points, 2):
+            product = radius * radius_ * turned(turn - turn_) + height * height_
+            assert not product > cosine  # balls: equal ones overlap
         if size > 1:
             bound = codes.ceiling(3, size)
-            record(ratio=(1 - math.cos(angle)) / float(bound), dtype=torch.float64)
-            assert 1 - math.cos(angle) <= float(bound) * (1 + 1e-12)
+            record(ratio=float(((1 - cosine) / bound).mid()), dtype=torch.float64)
+            assert not 1 - cosine > bound
 
 
 @bounded
@@ -107,9 +112,21 @@ def test_rings_are_as_far_apart_as_they_say(index: int) -> None:
 @pytest.mark.parametrize("size", [2, 9, 12, 25, 49, 100])
 def test_best_gap_is_enclosed(dimension: int, size: int) -> None:
     least, most = logit_scales.best_gap(dimension, size)
-    assert 0 < least <= most * (1 + 2**-50)
+    assert least > 0
+    assert not least > most
     if dimension == 2 or size <= 2 * dimension:
-        assert least == pytest.approx(most, rel=1e-12)
+        assert least.overlaps(most)
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high"),
+    [(arb(2), 2, 2), (arb(5) / 2, 2, 3), (arb(3).sqrt() ** 2, 3, 3), (arb(-1) / 3, -1, 0)],
+    ids=["integer", "half", "integer_in_a_ball", "negative"],
+)
+@bounded
+def test_integers_beside_a_ball_are_it_where_it_holds_one(value: arb, low: int, high: int) -> None:
+    assert logit_scales.whole(value) == low
+    assert logit_scales.whole(value, up=True) == high
 
 
 @control

@@ -83,7 +83,9 @@ def scale_for(stock: Stock, length: int) -> float:
         gap = resonances.least_drop(stock.frequencies, max(1, length - 1))
         room = gap - ball(2 * V * (2 * (length - 1) * total + 10 * count))
         assert room > 0
-        return float((ball(Softmax().one_hot_gap(torch.float32)) / room).upper()) * (1 + 2**-40)
+        # Rounded to a float, and then up.
+        scale = float((ball(Softmax().one_hot_gap(torch.float32)) / room).upper())
+        return math.nextafter(scale, math.inf)
 
 
 @dataclass(frozen=True)

@@ -388,19 +388,22 @@ def real_cases(
     return _filled(geometry, conv, weight, bias, x)
 
 
+LEAST_SHARPNESS, GREATEST_SHARPNESS = 1e-3, 2000.0
+
+
 def sharpnesses() -> st.SearchStrategy[float]:
     """Finite positive sharpnesses: vague to saturated, and both sides of every threshold.
 
     17.33, 92.88, 103.97 and 745.13 saturate float16, bfloat16, float32 and float64 (T8); 87.34
-    does where subnormals are flushed; 46 is the paper's figure; 38 is where 1 - theta**-d cancels.
+    does where subnormals are flushed; 46 is of a remark (T8); at 38 1 - theta**-d cancels.
     """
     thresholds = (1.0, 17.3, 17.33, 38.0, 46.0, 87.34, 88.0, 92.88, 103.97, 104.0, 745.13, 746.0)
     near = st.sampled_from([-1e-2, -1e-9, 0.0, 1e-9, 1e-2])
     return st.one_of(
         st.builds(lambda value, offset: value * (1 + offset), st.sampled_from(thresholds), near),
-        st.floats(1e-3, 1e-1),
+        st.floats(LEAST_SHARPNESS, 1e-1),
         st.floats(1e-1, 20.0),
-        st.floats(20.0, 2000.0),
+        st.floats(20.0, GREATEST_SHARPNESS),
     )
 
 

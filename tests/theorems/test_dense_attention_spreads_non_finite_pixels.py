@@ -16,13 +16,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from constructions import assert_equivalent, certify, formats
+from constructions import assert_equivalent, attention_from_conv, certify, formats
+from tests.support import heads
 from tests.support.helpers import papers_layer
 from tests.support.ledger import record
 from tests.support.oracle import convolve_module, numbers
-from tests.support.strategies import Case, integer_cases
+from tests.support.proofs import claimed_equations, discharged_equations
+from tests.support.strategies import CONVOLUTIONS, Case, Convolution, integer_cases
 from theory import dense_attention_spreads_non_finite_pixels as theory
 from theory.dense_attention_spreads_non_finite_pixels import Kind
+from theory.tools.proof import ProofError
 
 SLUG = "dense_attention_spreads_non_finite_pixels"
 symbolic = pytest.mark.evidence(SLUG, "symbolic")
@@ -33,8 +36,10 @@ every_format = pytest.mark.parametrize("dtype", formats.FORMATS, ids=str)
 saturated_or_not = pytest.mark.parametrize("sharpness", [None, 1.0], ids=["one_hot", "soft"])
 
 NON_FINITE = (math.nan, math.inf, -math.inf)
+PRODUCT, SUM = theory.multiplied, theory.added  # before any control replaces them
 
 Mask = NDArray[np.bool_]
+Table = Callable[[Kind, Kind], frozenset[Kind]]
 
 
 @st.composite
@@ -100,7 +105,7 @@ def run_on(device: str, case: Case, module: nn.Module) -> NDArray[np.float64]:
 
 @symbolic
 def test_proof_runs() -> None:
-    assert len(theory.prove()) > 0
+    assert discharged_equations(theory.prove()) == claimed_equations(SLUG)
 
 
 def kind_of(value: float) -> Kind:
@@ -118,6 +123,22 @@ def samples(dtype: torch.dtype) -> Tensor:
     return torch.tensor([*sizes, *(-size for size in sizes), math.nan], dtype=dtype)
 
 
+def wrong_entries(
+    table: Table, operation: Callable[[Tensor, Tensor], Tensor], dtype: torch.dtype, device: str
+) -> set[tuple[Kind, Kind]]:
+    """The pairs of classes of which a table says other than what occurs on this machine.
+
+    All that is possible has to occur, and nothing else.
+    """
+    values = samples(dtype)
+    results = operation(values.to(device)[:, None], values.to(device)[None, :]).cpu()
+    found: dict[tuple[Kind, Kind], set[Kind]] = {}
+    for (i, a), (j, b) in product(enumerate(values.tolist()), repeat=2):
+        found.setdefault((kind_of(a), kind_of(b)), set()).add(kind_of(results[i, j].item()))
+    assert found.keys() == set(product(Kind, Kind))
+    return {pair for pair, kinds in found.items() if kinds != table(*pair)}
+
+
 @exact
 @every_format
 @pytest.mark.parametrize(
@@ -127,18 +148,11 @@ def samples(dtype: torch.dtype) -> Tensor:
 )
 def test_tables_of_the_standard_are_those_of_this_machine(
     dtype: torch.dtype,
-    table: Callable[[Kind, Kind], frozenset[Kind]],
+    table: Table,
     operation: Callable[[Tensor, Tensor], Tensor],
     device: str,
 ) -> None:
-    values = samples(dtype)
-    results = operation(values.to(device)[:, None], values.to(device)[None, :]).cpu()
-    found: dict[tuple[Kind, Kind], set[Kind]] = {}
-    for (i, a), (j, b) in product(enumerate(values.tolist()), repeat=2):
-        found.setdefault((kind_of(a), kind_of(b)), set()).add(kind_of(results[i, j].item()))
-    assert found.keys() == set(product(Kind, Kind))
-    for (left, right), kinds in found.items():
-        assert kinds == table(left, right)  # all that is possible occurs, and nothing else
+    assert wrong_entries(table, operation, dtype, device) == set()
 
 
 @symbolic
@@ -182,13 +196,81 @@ def test_dense_attention_is_non_finite_exactly_where_predicted(
 @exact
 @every_format
 @given(st.data())
-def test_two_one_hot_heads_or_more_turn_every_affected_output_into_nan(
+def test_two_one_hot_heads_on_padded_keys_turn_every_affected_output_into_nan(
     dtype: torch.dtype, device: str, data: st.DataObject
 ) -> None:
     case = data.draw(spoilt_cases(dtype).filter(lambda case: math.prod(case.conv.kernel_size) > 1))
     y = run_on(device, case, papers_layer(case.conv))
     assert np.array_equal(np.isnan(y), affected_by_dense_attention(case))
     assert not np.isinf(y).any()
+    record(device=device, dtype=dtype)
+
+
+def looked_at(case: Case) -> NDArray[np.int64]:
+    """The pixel that each head looks at where the heads make the border: (taps, outputs).
+
+    Row-major; -1 for none, where a sink takes all. By the definition of the padding modes.
+    """
+    conv = case.conv
+    assert not conv.transposed
+    targets = heads.Targets.of(case)
+    rank = len(conv.kernel_size)
+    size = np.array(case.x.shape[-rank:]).reshape(-1, 1, 1)
+    low = [before for before, _ in sides(conv)]
+    place = np.stack(np.unravel_index(targets.keys, targets.grid)) - np.reshape(low, (-1, 1, 1))
+    inside = ((place >= 0) & (place < size)).all(axis=0)
+    if conv.padding_mode == "circular":
+        place, inside = place % size, np.ones_like(inside)
+    elif conv.padding_mode == "replicate":
+        place, inside = place.clip(0, size - 1), np.ones_like(inside)
+    flat = np.ravel_multi_index(tuple(place.clip(0, size - 1)), case.x.shape[-rank:])
+    return np.where(inside, flat, -1)
+
+
+def sides(conv: Convolution) -> list[tuple[int, int]]:
+    """How many pixels torch adds before and after each axis; "same" adds the odd one after."""
+    reach = [step * (size - 1) for step, size in zip(conv.dilation, conv.kernel_size, strict=True)]
+    if conv.padding == "same":
+        return [(far // 2, far - far // 2) for far in reach]
+    if conv.padding == "valid":
+        return [(0, 0)] * len(reach)
+    return [(side, side) for side in conv.padding if isinstance(side, int)]
+
+
+def predicted(case: Case, image: int, channel: int, pixel: int) -> NDArray[np.float64]:
+    """Equations (5) and (6) for one spoilt pixel: NaN, ±inf, or 0 for any finite output."""
+    conv, rank = case.conv, len(case.conv.kernel_size)
+    width_in, width_out = conv.in_channels // conv.groups, conv.out_channels // conv.groups
+    group, here = channel // width_in, (looked_at(case) == pixel).all(axis=0)
+    value = case.x.reshape(-1, conv.in_channels, math.prod(case.x.shape[-rank:]))[
+        image, channel, pixel
+    ].item()
+    y = np.zeros((*case.run(conv).reshape(-1, conv.out_channels, len(here)).shape,))
+    matrices = numbers(conv.weight).reshape(conv.groups, width_out, width_in, -1)
+    for output, row in enumerate(matrices[group, :, channel % width_in]):
+        signs = set(np.sign(row))
+        shown = signs.pop() * value if len(signs) == 1 and 0 not in signs else math.nan
+        y[image, group * width_out + output] = np.where(here, shown, math.nan)
+    return y.reshape(case.run(conv).shape)
+
+
+@exact
+@every_format
+@given(st.data())
+def test_border_made_by_the_heads_shows_an_infinity_where_all_of_them_look_at_it(
+    dtype: torch.dtype, device: str, data: st.DataObject
+) -> None:
+    modes = ("zeros", "replicate", "circular")
+    cases = integer_cases(dtype, CONVOLUTIONS, modes).filter(lambda case: case.x.numel() > 0)
+    case = data.draw(cases)
+    rank = len(case.conv.kernel_size)
+    shape = case.x.reshape(-1, case.conv.in_channels, math.prod(case.x.shape[-rank:])).shape
+    image, channel, pixel = (data.draw(st.integers(0, size - 1)) for size in shape)
+    case.x.view(shape)[image, channel, pixel] = data.draw(st.sampled_from(NON_FINITE))
+    layer = attention_from_conv(case.conv, boundary="natural", evaluation="dense")
+    y = run_on(device, case, layer)
+    found = np.where(np.isfinite(y), 0.0, y)
+    np.testing.assert_array_equal(found, predicted(case, image, channel, pixel))
     record(device=device, dtype=dtype)
 
 
@@ -303,8 +385,70 @@ def test_finite_image_with_sums_that_overflow_is_certified_without_a_bound() -> 
     assert certificate.rounding.isinf().all()
 
 
+def removes_infinity(left: Kind, right: Kind, *, flush: bool = False) -> frozenset[Kind]:
+    """The table of a product in which zero times anything is zero."""
+    if Kind.ZERO in (left, right) and Kind.NAN not in (left, right):
+        return frozenset({Kind.ZERO})
+    return PRODUCT(left, right, flush=flush)
+
+
+def cancels_infinity(left: Kind, right: Kind, *, flush: bool = False) -> frozenset[Kind]:
+    """The table of a sum in which opposite infinities leave zero."""
+    if {left, right} == {Kind.PLUS_INFINITY, Kind.MINUS_INFINITY}:
+        return frozenset({Kind.ZERO})
+    return SUM(left, right, flush=flush)
+
+
 @control
-def test_table_in_which_zero_removes_infinity_is_rejected() -> None:
-    assert theory.multiplied(Kind.ZERO, Kind.PLUS_INFINITY) == {Kind.NAN}
-    assert kind_of(0.0 * math.inf) is Kind.NAN
-    assert kind_of(0.0 * math.inf) is not Kind.ZERO
+@every_format
+def test_wrong_tables_are_not_those_of_this_machine(dtype: torch.dtype, device: str) -> None:
+    infinities = (Kind.MINUS_INFINITY, Kind.PLUS_INFINITY)
+    zero_and_infinity = {(Kind.ZERO, x) for x in infinities} | {(x, Kind.ZERO) for x in infinities}
+    assert wrong_entries(removes_infinity, torch.mul, dtype, device) == zero_and_infinity
+    opposite = {infinities, infinities[::-1]}
+    assert wrong_entries(cancels_infinity, torch.add, dtype, device) == opposite
+
+
+@control
+@pytest.mark.parametrize(
+    ("name", "table", "step"),
+    [
+        ("multiplied", removes_infinity, "finite times non-finite is non-finite"),
+        ("added", cancels_infinity, "anything plus non-finite is non-finite"),
+    ],
+    ids=["zero_removes_infinity", "opposite_infinities_cancel"],
+)
+def test_proof_rejects_a_wrong_table(
+    name: str, table: Table, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(theory, name, table)
+    with pytest.raises(ProofError, match=step):
+        theory.prove()
+
+
+@control
+def test_prediction_of_nan_everywhere_is_rejected_where_heads_share_a_key() -> None:
+    conv = nn.Conv1d(1, 1, 2, padding=1, padding_mode="replicate", bias=False)
+    nn.init.ones_(conv.weight)
+    case = Case(conv, torch.tensor([[[math.inf, 0.0, 0.0]]]))
+    natural = attention_from_conv(conv, boundary="natural", evaluation="dense")
+    shown = np.array([[[math.inf, math.nan, math.nan, math.nan]]])
+    np.testing.assert_array_equal(numbers(case.run(natural)), shown)
+    np.testing.assert_array_equal(predicted(case, 0, 0, 0), shown)
+    assert np.isnan(numbers(case.run(papers_layer(conv)))).all()
+
+
+@control
+def test_matrices_of_opposite_signs_turn_the_shared_infinity_into_nan() -> None:
+    conv = nn.Conv1d(1, 1, 2, padding=1, padding_mode="replicate", bias=False)
+    x = torch.tensor([[[math.inf, 0.0, 0.0]]])
+    kernels = {
+        (1.0, 2.0): math.inf,
+        (-1.0, -2.0): -math.inf,
+        (1.0, -1.0): math.nan,
+        (1.0, 0.0): math.nan,
+    }
+    for taps, shown in kernels.items():
+        conv.weight.data.copy_(torch.tensor([[taps]]))
+        y = attention_from_conv(conv, boundary="natural", evaluation="dense")(x)
+        assert np.array_equal(numbers(y)[0, 0, 0], shown, equal_nan=True)

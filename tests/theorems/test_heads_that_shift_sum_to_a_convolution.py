@@ -18,7 +18,8 @@ from tests.support import heads
 from tests.support.helpers import papers_layer
 from tests.support.ledger import record
 from tests.support.oracle import convolve_module, exact_error, numbers
-from tests.support.strategies import Case, geometries, integer_cases
+from tests.support.proofs import claimed_equations, discharged_equations
+from tests.support.strategies import CONVOLUTIONS, Case, geometries, integer_cases
 from theory import heads_that_shift_sum_to_a_convolution as theory
 from theory.tools.proof import Proof, ProofError, identical
 
@@ -43,7 +44,7 @@ def agrees(layer: nn.Module, case: Case) -> bool:
 
 @symbolic
 def test_proof_runs() -> None:
-    assert {step.equation for step in theory.prove()} == set(range(2, 13))
+    assert discharged_equations(theory.prove()) == claimed_equations(SLUG)
 
 
 @control
@@ -112,23 +113,20 @@ def test_heads_sent_to_one_offset_add_up(
 ) -> None:
     # Equation (7) with any f from heads to offsets: the kernel at an offset is the sum of the
     # matrices that f sends there.
-    kernel = data.draw(st.integers(1, 5), label="kernel")
-    taps = range(kernel)
-    sent = data.draw(st.lists(st.sampled_from(taps), min_size=kernel, max_size=kernel), label="f")
-    entries = st.integers(-99, 99)
-    matrices = data.draw(st.lists(entries, min_size=kernel, max_size=kernel), label="matrices")
-    x = data.draw(st.lists(entries, min_size=kernel, max_size=9), label="x")
-
-    heads_conv = nn.Conv1d(1, 1, kernel, bias=False, dtype=dtype)
-    summed_conv = nn.Conv1d(1, 1, kernel, bias=False, dtype=dtype)
-    with torch.no_grad():
-        heads_conv.weight.copy_(torch.tensor([[matrices]]))
-        summed = [sum(m for m, to in zip(matrices, sent, strict=True) if to == tap) for tap in taps]
-        summed_conv.weight.copy_(torch.tensor([[summed]]))
-    layer = papers_layer(heads_conv).to(device)
+    case = data.draw(integer_cases(dtype, CONVOLUTIONS), label="case").to(device)
+    layer = papers_layer(case.conv)
+    taps = range(layer.num_heads)
+    to = st.lists(st.sampled_from(taps), min_size=len(taps), max_size=len(taps))
+    sent = data.draw(to, label="f")
     layer.positional_shift.data = layer.positional_shift.data[sent]
+    summed = copy.deepcopy(case.conv)
+    with torch.no_grad():
+        matrices = case.conv.weight.flatten(2)
+        index = torch.tensor(sent, device=device)
+        kernel = torch.zeros_like(matrices).index_add(2, index, matrices)
+        summed.weight.copy_(kernel.view_as(summed.weight))
     record(device=device, dtype=dtype)
-    assert agrees(layer, Case(summed_conv, torch.tensor([[x]], dtype=dtype)).to(device))
+    assert agrees(layer, Case(summed, case.x, case.output_size))
 
 
 # What the checks reject ---------------------------------------------------------------------------

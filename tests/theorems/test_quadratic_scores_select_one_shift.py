@@ -5,9 +5,8 @@ comparison with a ball is with all numbers in it.
 """  # noqa: E501, the claim is one sentence
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
-from itertools import product
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ from flint import arb
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from constructions.certificate import ROUND_UP, gap_mass, head_rounding, leak, off_target_mass
+from constructions.certificate import ROUND_UP, gap_mass, head_rounding, masses
 from constructions.encodings import Quadratic
 from constructions.formats import FORMATS
 from constructions.geometry.lattice import Lattice
@@ -25,6 +24,7 @@ from tests.support import heads
 from tests.support.helpers import papers_layer
 from tests.support.ledger import record
 from tests.support.oracle import numbers
+from tests.support.proofs import claimed_equations, discharged_equations
 from tests.support.strategies import Case, geometries, sharpnesses
 from theory import quadratic_scores_select_one_shift as theory
 from theory.tools.theta import ball, box_leak, precision, theta_by_flint, theta_minus_one
@@ -69,7 +69,7 @@ def boxes(
 
 @symbolic
 def test_proof_runs() -> None:
-    assert {step.equation for step in theory.prove()} == set(range(2, 23))
+    assert discharged_equations(theory.prove()) == claimed_equations(SLUG)
 
 
 # Theta, enclosed ----------------------------------------------------------------------------------
@@ -165,26 +165,63 @@ def test_softmax_of_the_paper_s_scores_leaks_what_the_product_says(
 
 
 @bounded
-@given(alpha=st.lists(st.floats(0.1, 8.0), min_size=2, max_size=2), box=boxes(largest=5, ranks=[2]))
+@given(
+    alpha=st.floats(1e-3, 20.0),
+    keys=st.integers(1, 3).flatmap(
+        lambda d: st.sets(st.tuples(*d * [st.integers(-5, 5)]), min_size=1, max_size=30)
+    ),
+    data=st.data(),
+)
+def test_every_finite_set_of_keys_leaks_less_than_epsilon(
+    alpha: float, keys: set[tuple[int, ...]], data: st.DataObject
+) -> None:
+    # Equations (9) and (10): the keys need not fill a box.
+    target = data.draw(st.sampled_from(sorted(keys)), label="target")
+    with precision(BITS):
+        total = sum(
+            ((-ball(alpha) * sum((k - t) ** 2 for k, t in zip(key, target, strict=True))).exp())
+            for key in keys
+        )
+        assert 1 - 1 / total < theory.leak_enclosure(alpha, len(target), bits=BITS)
+
+
+@bounded
+@given(alpha=st.lists(st.floats(0.1, 8.0), min_size=3, max_size=3), box=boxes(largest=4))
 def test_a_sharpness_for_each_axis_leaks_less_than_the_product(
     alpha: list[float], box: tuple[tuple[int, ...], tuple[int, ...]]
 ) -> None:
-    # Equation (15) in two dimensions.
-    (rows, columns), (row, column) = box
+    # Equation (15).
+    shape, target = box
     with precision(BITS):
-        first, second = (ball(a) for a in alpha)
-        total = sum(
-            (
-                (-first * (i - row) ** 2 - second * (j - column) ** 2).exp()
-                for i, j in product(range(rows), range(columns))
-            ),
-            arb(0),
-        )
-        thetas = [1 + theta_minus_one(a, bits=BITS) for a in alpha]
-        assert 1 - 1 / total < 1 - 1 / (thetas[0] * thetas[1])
+        total, bound = arb(0), arb(1)
+        for key in np.ndindex(*shape):
+            steps = zip(alpha, key, target, strict=False)
+            total += sum((-ball(a) * (int(k) - t) ** 2 for a, k, t in steps), arb(0)).exp()
+        for a in alpha[: len(shape)]:
+            bound *= 1 + theta_minus_one(a, bits=BITS)
+        assert 1 - 1 / total < 1 - 1 / bound
 
 
 # The code's formulas ------------------------------------------------------------------------------
+
+
+def is_leak_rounded_up(value: float, alpha: float, dimension: int) -> bool:
+    """Whether a float is a bound of ε(α), and as tight a one as (21) says."""
+    with precision(BITS):
+        exact = theory.leak_enclosure(alpha, dimension, bits=BITS)
+        highest = exact * (1 + arb(2) ** -45) + 64 * dimension * ball(SMALLEST)
+        return bool(exact <= arb(value) <= highest)
+
+
+def is_mass_rounded_up(value: float, alpha: float, dimension: int) -> bool:
+    """Whether a float is a bound of ϑ^d - 1, and as tight a one as (22) says."""
+    with precision(BITS):
+        exact = theory.off_target_mass_enclosure(alpha, dimension, bits=BITS)
+        exponent = (1 + exact).log()
+        if math.isinf(value):
+            return bool(exponent > 699) or math.isinf(math.pi / alpha)
+        growth = 1 + arb(2) ** -45 * (1 + exponent)
+        return bool(exact <= arb(value) <= exact * growth + 64 * dimension * ball(SMALLEST))
 
 
 @bounded
@@ -199,11 +236,7 @@ def test_a_sharpness_for_each_axis_leaks_less_than_the_product(
 @example(alpha=1.7976931348623157e308, dimension=3)
 def test_float64_leak_is_the_least_upper_bound_rounded_up(alpha: float, dimension: int) -> None:
     # Equation (21).
-    with precision(BITS):
-        exact = theory.leak_enclosure(alpha, dimension, bits=BITS)
-        code = arb(leak(alpha, dimension))
-        assert code >= exact
-        assert code <= exact * (1 + arb(2) ** -45) + 64 * dimension * ball(SMALLEST)
+    assert is_leak_rounded_up(masses.leak(alpha, dimension), alpha, dimension)
 
 
 @bounded
@@ -213,16 +246,18 @@ def test_float64_leak_is_the_least_upper_bound_rounded_up(alpha: float, dimensio
 @example(alpha=745.2, dimension=3)
 def test_float64_mass_is_the_least_upper_bound_rounded_up(alpha: float, dimension: int) -> None:
     # Equation (22).
-    mass = off_target_mass(alpha, dimension)
-    with precision(BITS):
-        exact = theory.off_target_mass_enclosure(alpha, dimension, bits=BITS)
-        exponent = (1 + exact).log()
-        if math.isinf(mass):
-            assert exponent > 699 or math.isinf(math.pi / alpha)
-            return
-        assert arb(mass) >= exact
-        growth = 1 + arb(2) ** -45 * (1 + exponent)
-        assert arb(mass) <= exact * growth + 64 * dimension * ball(SMALLEST)
+    assert is_mass_rounded_up(masses.off_target_mass(alpha, dimension), alpha, dimension)
+
+
+EIGHTHS = [i / 8 for i in range(1, 49)]  # on both sides of π, where the code takes (17)
+
+
+@bounded
+@pytest.mark.parametrize("dimension", [1, 2, 3])
+def test_both_bounds_hold_on_either_side_of_the_switch_to_jacobi_s_identity(dimension: int) -> None:
+    for alpha in EIGHTHS:
+        assert is_leak_rounded_up(masses.leak(alpha, dimension), alpha, dimension)
+        assert is_mass_rounded_up(masses.off_target_mass(alpha, dimension), alpha, dimension)
 
 
 @exact
@@ -257,7 +292,7 @@ def test_encoding_states_the_gap_of_one() -> None:
 
 def rounding(alpha: float, dimension: int, keys: int, dtype: torch.dtype) -> Fraction:
     """What floating point can do to a sum of off-target weights: (9) and (11) of T7 for R = 1."""
-    off_target = off_target_mass(alpha, dimension)
+    off_target = masses.off_target_mass(alpha, dimension)
     mass = min(off_target, gap_mass(alpha, keys))
     seen = torch.tensor(mass / (1 + mass) * ROUND_UP, dtype=torch.float64)
     return Fraction(head_rounding(seen, torch.ones_like(seen), mass, (keys,), dtype).item())
@@ -278,7 +313,7 @@ def selects_its_shifts(layer: MultiHeadSelfAttention, case: Case, alpha: float) 
     off = heads.off_target(weights[head, query], int(targets.keys[head, query]))
     dimension, keys = len(targets.grid), math.prod(targets.grid)
     allowed = rounding(alpha, dimension, keys, case.x.dtype)
-    return off <= Fraction(leak(alpha, dimension)) + allowed
+    return off <= Fraction(masses.leak(alpha, dimension)) + allowed
 
 
 @bounded
@@ -308,7 +343,7 @@ def test_rows_of_the_dense_layer_leak_what_their_grid_says(
         with precision(BITS):
             error = abs(ball(off) - box_leak(alpha, targets.grid, targets.position(*row)))
             assert error <= ball(allowed)
-        limit = Fraction(leak(alpha, dimension)) + allowed
+        limit = Fraction(masses.leak(alpha, dimension)) + allowed
         record(ratio=float(off / limit), device=device, dtype=dtype)
         assert off <= limit
 
@@ -355,7 +390,8 @@ def test_swapped_axes_leak_more_than_the_bound(rank: int) -> None:
 @pytest.mark.parametrize("alpha", [0.5, 4.0, 38.0, 104.0])
 def test_bound_for_one_dimension_less_is_no_bound(dimension: int, alpha: float) -> None:
     leak = box_leak(alpha, (9,) * dimension, (4,) * dimension)
-    assert leak > theory.leak_enclosure(alpha, dimension - 1)
+    assert arb(masses.leak(alpha, dimension)) >= leak
+    assert arb(masses.leak(alpha, dimension - 1)) < leak
 
 
 @control
@@ -364,27 +400,51 @@ def test_bound_for_one_dimension_less_is_no_bound(dimension: int, alpha: float) 
 def test_bound_for_a_little_more_sharpness_is_no_bound(rank: int, alpha: float) -> None:
     # The supremum is approached: a box of a few keys is already within one part in a thousand.
     leak = box_leak(alpha, (13,) * rank, (6,) * rank)
-    assert leak > theory.leak_enclosure(alpha * 1.001, rank)
+    assert arb(masses.leak(alpha, rank)) >= leak
+    assert arb(masses.leak(alpha * 1.001, rank)) < leak
 
 
 @control
-@pytest.mark.parametrize("alpha", [38.0, 46.0, 104.0])
-def test_one_minus_a_power_of_theta_cancels(alpha: float) -> None:
-    theta = 1 + 2 * math.exp(-alpha)
-    assert 1 - theta**-2 == 0.0
-    assert theory.leak_enclosure(alpha, 2) > 0
+@pytest.mark.parametrize("switch", [0.3, 1.0, 1.2])
+def test_series_without_jacobi_s_identity_is_no_bound(
+    switch: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Four terms of ϑ(e^-α) are too few from 1.2 or so downwards: the code switched too late.
+    def log_theta(sharpness: float, dimension: int) -> float:
+        if sharpness >= switch:
+            return math.log1p(masses._theta_tail(sharpness))
+        return right(sharpness, dimension)
+
+    right = masses._log_theta
+    monkeypatch.setattr(masses, "_log_theta", log_theta)
+    wrong = {a for a in EIGHTHS if not is_leak_rounded_up(masses.leak(a, 1), a, 1)}
+    assert wrong
+    assert max(wrong) < math.pi
+    assert not all(is_mass_rounded_up(masses.off_target_mass(a, 1), a, 1) for a in EIGHTHS)
+
+
+def cancelled(alpha: float, dimension: int) -> float:
+    """ε(α) as it stands: one minus a power of ϑ."""
+    return 1 - (1 + masses._theta_tail(alpha)) ** -dimension
+
+
+def not_rounded_up(alpha: float, dimension: int) -> float:
+    """ε(α) without cancellation, rounded as it comes."""
+    return -math.expm1(-dimension * math.log1p(masses._theta_tail(alpha)))
 
 
 @control
 @every_rank
-def test_formula_that_is_not_rounded_up_is_no_bound(rank: int) -> None:
-    def plain(alpha: float) -> float:
-        return -math.expm1(-rank * math.log1p(2 * math.exp(-alpha)))
-
-    grid = [4.0 + i / 7 for i in range(200)]
-    below = [alpha for alpha in grid if arb(plain(alpha)) < theory.leak_enclosure(alpha, rank)]
-    assert below
-    assert all(arb(leak(alpha, rank)) >= theory.leak_enclosure(alpha, rank) for alpha in below)
+@pytest.mark.parametrize("formula", [cancelled, not_rounded_up], ids=lambda f: f.__name__)
+def test_wrong_formula_is_no_bound_where_that_of_the_code_is(
+    rank: int, formula: Callable[[float, int], float]
+) -> None:
+    grid = [4.0 + i / 7 for i in range(300)]
+    wrong = [alpha for alpha in grid if not is_leak_rounded_up(formula(alpha, rank), alpha, rank)]
+    assert wrong
+    assert all(is_leak_rounded_up(masses.leak(alpha, rank), alpha, rank) for alpha in grid)
+    if formula is cancelled:  # equation (16): from α = 38 on it returns 0
+        assert all(alpha in wrong and formula(alpha, rank) == 0 for alpha in grid if alpha >= 38)
 
 
 @control

@@ -19,12 +19,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from constructions import formats
+from constructions import attention_from_conv, certify, formats
+from constructions.encodings import Quadratic
+from constructions.geometry.lattice import Lattice
 from constructions.layer.attention import MultiHeadSelfAttention
+from constructions.layer.scores import rows_below_targets
 from constructions.normalisers import Softmax
 from tests.support.helpers import papers_layer
 from tests.support.ledger import record
 from tests.support.oracle import convolve_module, exact_error, numbers
+from tests.support.proofs import claimed_equations, discharged_equations
 from tests.support.strategies import Case, Convolution, geometries, integer_cases, real_cases
 from theory import saturated_softmax_is_one_hot as theory
 from theory.quadratic_scores_select_one_shift import ball, precision
@@ -134,7 +138,7 @@ def flushing_subnormals() -> Iterator[None]:
 
 @symbolic
 def test_proof_runs() -> None:
-    assert len(theory.prove()) > 0
+    assert discharged_equations(theory.prove()) == claimed_equations(SLUG)
 
 
 @symbolic
@@ -280,7 +284,10 @@ def test_peak_becomes_one_between_the_thresholds_of_one_tail_and_of_all(
     dtype: torch.dtype, neighbours: int, device: str
 ) -> None:
     one_tail = stated(dtype).precision * math.log(2)
-    margin = 1e-5  # the errors of score and exponential, 40u and less, and far below ln 2
+    # κu for the exponential, 2u of each threshold for its own rounding and that of the score,
+    # 2u for the logarithm: what the computed tails differ from the real ones by, relatively.
+    u = formats.unit_roundoff(dtype)
+    margin = (theory.EXP_ROUNDOFFS + 2 * (one_tail + math.log(neighbours) + 1)) * u
 
     def peak(sharpness: float) -> Tensor:
         row = torch.full((neighbours + 1,), -sharpness, dtype=dtype, device=device)
@@ -299,17 +306,18 @@ def test_correctly_rounded_peak_becomes_one_at_its_threshold(
 ) -> None:
     form = stated(dtype)
 
-    def peak(sharpness: float) -> Fraction:
-        with precision(256):
-            value = 1 / (1 + neighbours * (-ball(sharpness)).exp())
-            return theory.rounded(Fraction(str(value.mid().fmpq())), form)
+    def peak(sharpness: arb) -> Fraction:
+        value = 1 / (1 + neighbours * (-sharpness).exp())
+        return theory.rounded(Fraction(str(value.mid().fmpq())), form)
 
-    with precision(53):
-        at = float(theory.peak_threshold(form, neighbours))
-    assert peak(at * (1 + 1e-12)) == 1
-    assert peak(at * (1 - 1e-12)) == 1 - form.unit_roundoff
-    closed_form = (form.precision + 1) * math.log(2) + math.log(neighbours)
-    assert abs(at - closed_form) <= form.unit_roundoff + 1e-12
+    with precision(256):
+        at = theory.peak_threshold(form, neighbours)
+        step = ball(Fraction(1, 2**100))  # far above the radius of the balls, 2^-240
+        assert peak(at + step) == 1
+        assert peak(at - step) == 1 - form.unit_roundoff
+        # (p + 1) ln 2 + ln m, less ln(1 + u/(2 - u)), which is below u.
+        closed_form = (form.precision + 1) * arb.const_log2() + ball(neighbours).log()
+        assert abs(at - closed_form) < ball(form.unit_roundoff)
 
 
 # Layers -------------------------------------------------------------------------------------------
@@ -433,10 +441,13 @@ def test_saturated_layer_is_one_hot_where_subnormals_are_flushed(dtype: torch.dt
 @accumulators
 def test_flushing_lowers_the_threshold_to_the_smallest_normal_number(dtype: torch.dtype) -> None:
     edge = float(theory.flush_threshold(stated(dtype)))
+    # An exponential is within κu of the value: κu is how far from the edge it may decide wrongly.
+    # The score itself, below 2^10, and the edge are rounded by less than 2^10 u each.
+    margin = (theory.EXP_ROUNDOFFS + 2 * 2**10) * formats.unit_roundoff(dtype)
     with flushing_subnormals():
         below, above = (
             torch.count_nonzero(torch.tensor([0.0, -score], dtype=dtype).softmax(0)).item()
-            for score in (edge * (1 - 1e-6), edge * (1 + 1e-6))
+            for score in (edge - margin, edge + margin)
         )
     assert (below, above) == (2, 1)
 
@@ -450,9 +461,13 @@ def test_sharpness_46_in_float32_has_peak_one_and_tails(rank: int, device: str) 
     row = row_in_the_middle(papers_layer(identity(rank), sharpness=46.0).to(device), rank)
     near, tails = squared_distances(rank), row.cpu()
     assert tails[near == 0] == 1
-    assert (tails[near == 1] > 1.05e-20).all()
-    assert (tails[near == 1] < 1.06e-20).all()
-    assert (tails[near == 2] < 1.2e-40).all()  # subnormal, or flushed
+    # e^-46, the exponential within κu; 46 and 92 are exact, and the sum of the row is 1.
+    form = stated(torch.float32)
+    with precision(128):
+        for weight in tails[near == 1].tolist():
+            error = abs(ball(weight) / (-ball(46)).exp() - 1)
+            assert error <= ball(theory.EXP_ROUNDOFFS * form.unit_roundoff)
+    assert (tails[near == 2] < float(form.smallest_normal)).all()  # subnormal, or flushed
     assert (tails[near >= 3] == 0).all()
 
 
@@ -536,15 +551,61 @@ def test_first_integer_beyond_the_precision_is_not_summed_exactly(
 
 
 @control
-def test_scale_multiplied_first_makes_float32_scores_tie_far_away() -> None:
-    sharpness, shift = Softmax().one_hot_gap(torch.float32), 30_000.0
-    steps = torch.arange(29_990, 30_011, dtype=torch.float32)
-    scaled_first = -sharpness * steps.square() + (2 * sharpness * shift) * steps
-    scaled_last = -sharpness * (steps.double() - shift).square()
-    target = int((steps == shift).nonzero())
-    assert scaled_last.float().argmax() == target
-    assert torch.count_nonzero(scaled_last.float().softmax(0)) == 1
-    assert scaled_first.softmax(0)[target] < 1
+def test_scale_multiplied_first_lets_other_keys_in_far_away() -> None:
+    # The layer's own scores by its own function. With the scale last they are exact integers times
+    # it, (|δ| + |Δ|)² < 2^53; with the scale in the positional key, that is in v, two numbers of
+    # 2^57 are rounded to multiples of 32 before they cancel.
+    far, steps = 45_000_000, 21
+    sharpness = Softmax().one_hot_gap(torch.float32)
+    keys = Lattice(shape=(steps,), spacing=(1,), origin=(far - steps // 2,))
+    shift = torch.tensor([[far]], dtype=torch.float64)
+
+    def weights(first: float, last: float) -> Tensor:
+        key = first * torch.eye(2, dtype=torch.float64).unsqueeze(0)
+        (rows,) = rows_below_targets(Quadratic(), keys, Lattice.box((1,)), shift, key)
+        return Softmax()((rows[0] * last).float())
+
+    assert weights(1.0, sharpness).tolist() == [float(k == steps // 2) for k in range(steps)]
+    assert torch.count_nonzero(weights(sharpness, 1.0)) > 1
+
+
+# Wrong code, each with the example that catches it ------------------------------------------------
+
+
+@control
+@every_format
+def test_saturation_is_claimed_from_the_gap_on_and_from_no_part_of_it(dtype: torch.dtype) -> None:
+    conv, gap = identity(2, dtype), Softmax().one_hot_gap(dtype)
+    x = torch.zeros(1, 1, 3, 3, dtype=dtype)
+    x[..., 1, 1] = 1
+    assert not attention_from_conv(conv, sharpness=math.nextafter(gap, 0)).is_saturated(dtype)
+    layer = attention_from_conv(conv, sharpness=0.95 * gap)
+    assert not layer.is_saturated(dtype)
+    assert (certify(layer, conv, x).leak > 0).any()
+    layer = attention_from_conv(conv, sharpness=gap)
+    assert layer.is_saturated(dtype)
+    assert (certify(layer, conv, x).leak == 0).all()
+
+
+@control
+@pytest.mark.parametrize("evaluation", ["dense", "auto"])
+@pytest.mark.parametrize("made_in", [torch.bfloat16, torch.float32], ids=str)
+def test_shift_beyond_the_integers_of_bfloat16_is_kept(
+    made_in: torch.dtype, evaluation: str, device: str
+) -> None:
+    # 257 is no number of bfloat16: a shift that is stored in the layer's own format becomes 256.
+    conv = nn.Conv1d(1, 1, 2, dilation=257, bias=False, dtype=made_in)
+    nn.init.ones_(conv.weight)
+    layer = papers_layer(conv, evaluation=evaluation).to(device).to(torch.bfloat16)
+    assert layer.positional_shift.tolist() == [[0.0], [257.0]]
+    x = torch.zeros(1, 1, 258, dtype=torch.bfloat16, device=device)
+    x[..., 257] = 1
+    truth = convolve_module(conv, x)
+    with torch.no_grad():
+        assert not exact_error(numbers(layer(x)), truth).any()
+        layer.positional_shift.data = layer.positional_shift.data.bfloat16().double()
+        assert layer.positional_shift.tolist() == [[0.0], [256.0]]
+        assert exact_error(numbers(layer(x)), truth).any()
 
 
 @control

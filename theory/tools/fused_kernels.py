@@ -4,11 +4,13 @@ The page `docs/theorems/layer_error_is_certified.md` numbers the equations.
 """
 
 from fractions import Fraction
-from itertools import accumulate, pairwise, product
+from itertools import pairwise, product
 
 import sympy as sp
 
-from theory.tools.proof import Proof, identical, nonnegative
+from theory.quadratic_scores_select_one_shift import ball
+from theory.saturated_softmax_is_one_hot import EXP_ROUNDOFFS, FORMATS
+from theory.tools.proof import Proof, equal, identical, nonnegative
 
 __all__ = ["establish"]
 
@@ -22,7 +24,7 @@ def establish(proof: Proof) -> None:
 
 
 def _one_pass(proof: Proof) -> None:
-    """Any partition into blocks gives the softmax, and rescaling passes each score once."""
+    """Blocks give the softmax, and rescaling passes each score once."""
     weights = [Fraction(2) ** s for s in (-3, 0, -1, -2)]  # powers of 2 for exponentials
     values = [Fraction(v) for v in (5, -1, 7, 2)]
     truth = sum(w * v for w, v in zip(weights, values, strict=True)) / sum(weights)
@@ -36,37 +38,64 @@ def _one_pass(proof: Proof) -> None:
             seen = seen * highest / new + sum(w * v for w, v in block) / new
             highest = new
         proof.check(
-            f"blocks that end at {ends} give the softmax", seen / total == truth, equation=25
+            f"four keys in blocks that end at {ends} give the softmax",
+            seen / total == truth,
+            equation=25,
         )
-    rises = [*accumulate((-9, -4, -6, 0, -2), max)]
+    old, new, total, block = sp.symbols("E E' l b", positive=True)
     proof.check(
-        "the differences of running maxima, and of a score to the first, add up to its modulus",
-        all(
-            (rises[k] - score) + sum(b - a for a, b in pairwise(rises[k:])) == -score
-            for k, score in enumerate((-9, -4, -6, 0, -2))
-        ),
+        "one more block: a sum over the old maximum's exponential, rescaled, plus the block's part",
+        equal(total / old * (old / new) + block / new, (total + block) / new),
+        equation=25,
+    )
+    score, first, second = sp.symbols("s m m'", real=True)
+    proof.check(
+        "one more maximum: (m' - m) + (m - s) = m' - s, so that up to the last one, 0, it is -s",
+        identical((second - first) + (first - score), second - score),
         equation=25,
     )
 
 
 def _exponentials(proof: Proof) -> None:
-    u, s, kappa = sp.symbols("u S kappa", nonnegative=True)
-    proof.check(
-        "scale, product, difference and one more: four roundings of a score, two of them new",
-        identical(4 * s * u, 2 * s * u + 2 * s * u),
-        equation=25,
-    )
-    for n in range(1, 5):
+    for name in ("float32", "float64"):
+        of = FORMATS[name]
+        u, lowest = ball(of.unit_roundoff), 1 - ball(of.smallest_normal).log()
+        slack = ball(1 + Fraction(1, 2**12))
+        relative = (EXP_ROUNDOFFS + 2 * lowest) * u * slack  # τ, of (5)
+        score = ((1 + u) ** 4 - 1) * lowest  # scale, product, difference and power of two
         proof.check(
-            f"{n} exponentials of error κu and 2 roundings each stay within (1 + u)^((κ + 2) n)",
-            all(
-                nonnegative((1 + u) ** ((k + 2) * n) - ((1 + k * u) * (1 + u) ** 2) ** n)
-                for k in (0, 1, 3)
+            f"{name}: (1 + κu) e^(sS) <= (1 + τ)(1 + 2Su(1 + 2^-12)) for s = (1 + u)^4 - 1",
+            bool(
+                (1 + EXP_ROUNDOFFS * u) * score.exp()
+                < (1 + relative) * (1 + 2 * lowest * u * slack)
             ),
             equation=25,
         )
+        proof.check(
+            f"{name}: and 1 - (1 - κu) e^(-sS) is no more than what this exceeds 1 by",
+            bool(
+                1 - (1 - EXP_ROUNDOFFS * u) * (-score).exp()
+                < (1 + relative) * (1 + 2 * lowest * u * slack) - 1
+            ),
+            equation=25,
+        )
+    u, kappa, more = sp.symbols("u kappa r", nonnegative=True)
     proof.check(
-        "κ = 0 leaves the roundings", identical((1 + kappa * u).subs(kappa, 0), 1), equation=25
+        "Bernoulli, κ + 1 from κ: (1 + κu)(1 + u) - (1 + (κ + 1)u) = κu², and 1 + 0u = (1 + u)^0",
+        identical((1 + kappa * u) * (1 + u) - (1 + (kappa + 1) * u), kappa * u**2)
+        and identical((1 + kappa * u).subs(kappa, 0), (1 + u) ** 0),
+        equation=25,
+    )
+    proof.check(
+        f"κ = {EXP_ROUNDOFFS}: (1 + u)^{EXP_ROUNDOFFS + 2} - (1 + {EXP_ROUNDOFFS}u)(1 + u)² has no negative term",
+        nonnegative((1 + u) ** (EXP_ROUNDOFFS + 2) - (1 + EXP_ROUNDOFFS * u) * (1 + u) ** 2),
+        equation=25,
+    )
+    once, before = sp.symbols("a A", nonnegative=True)
+    proof.check(
+        "one more block: a <= a + r and A <= A + κ give a A <= (a + r)(A + κ)",
+        nonnegative((once + more) * (before + kappa) - once * before),
+        equation=25,
     )
 
 

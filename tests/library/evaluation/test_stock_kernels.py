@@ -4,6 +4,7 @@ The theorem of both is T14, absolute scores; their rounding is that of T7.
 """
 
 import functools
+import math
 import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,9 +18,10 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from constructions import attention_from_conv, certify
+from constructions.certificate import rounding
 from constructions.encodings import Absolute, Gaussian, Periodic, Quadratic, Rotary
 from constructions.evaluation import flex, fused
-from constructions.formats import FORMATS
+from constructions.formats import FORMATS, unit_roundoff
 from constructions.layer.attention import MultiHeadSelfAttention
 from constructions.normalisers import Softmax
 from tests.pages.options import agrees, truth_of
@@ -197,16 +199,65 @@ def test_heads_with_shifts_off_the_kernel_are_fused(device: str) -> None:
     assert torch.equal(layers[0](case.x), layers[1](case.x))
 
 
+def rounding_of_derivatives(
+    weights: Tensor, values: Tensor, matrices: Tensor, cotangent: Tensor
+) -> tuple[float, Tensor]:
+    """How far derivatives in sharpness and values may be off in float64: roundings, counted.
+
+    With g_k = Σ_o G_o Σ_c W[c, o] X_{k,c} a softmax hands a_k (g_k - Σ_j a_j g_j) back to the score
+    of key k; the derivative in the sharpness is the sum of that times the score's own, over heads,
+    queries and keys, and that in the values the sum of a_k Σ_o G_o W[c, o] over heads and queries.
+    Each is a sum of products, off by at most γ_N times the sum of the products' moduli, N being no
+    less than the roundings above any of them: those of an exponential (T7, equation 25), which are
+    met four times, the lengths of the sums over keys, channels and features, and of the last sum.
+
+    Args:
+        weights: a, (H, Q, K), the sink included.
+        values: |X|, (K, C), zero at the sink.
+        matrices: |W|, (H, C, D_out).
+        cotangent: |G|, (Q, D_out).
+    """
+    double, (heads, queries, keys), channels = torch.float64, weights.shape, values.shape[1]
+    u, features = unit_roundoff(double), 5
+    exponential = math.ceil(rounding.streamed_error(double, 0.0, keys) / u)
+    each = exponential + keys + channels + cotangent.shape[1] + features
+    growth = rounding.gamma(4 * each + heads * queries * keys, double)
+    handed = torch.einsum("qo,hco->hqc", cotangent, matrices)
+    of_keys = handed @ values.T
+    back = weights * (of_keys + (weights * of_keys).sum(dim=-1, keepdim=True))
+    # Of a score, Σ |feature| |name|: about the middle keys are within 3 and targets within 4 on
+    # both axes, 2 (3 + 4)², and 1 for the sink.
+    scores = 2 * (3 + 4) ** 2 + 1
+    # Twice for what these sums may have lost themselves.
+    return 2 * growth * scores * back.sum().item(), 2 * growth * torch.einsum(
+        "hqk,hqc->kc", weights, handed
+    )
+
+
 def test_gradient_in_the_sharpness_is_that_of_the_dense_layer() -> None:
-    conv = nn.Conv2d(2, 2, 3, padding=1, dtype=torch.float64)
-    x = torch.randn(1, 2, 4, 5, dtype=torch.float64, requires_grad=True)
-    layer: Any = attention_from_conv(conv, sharpness=1.5, evaluation="fused")
-
-    def output(sharpness: Tensor, x: Tensor) -> Tensor:
-        y: Tensor = torch.func.functional_call(layer, {"positional_sharpness": sharpness}, (x,))
-        return y
-
-    assert torch.autograd.gradcheck(output, (layer.positional_sharpness, x))
+    conv = filled(nn.Conv2d(2, 2, 3, padding=1, dtype=torch.float64))
+    x = integers(1, 2, 4, 5, dtype=torch.float64).requires_grad_()
+    cotangent = integers(1, 2, 4, 5, dtype=torch.float64).roll(1)
+    found = []
+    for evaluation in ("fused", "dense"):
+        layer: Any = attention_from_conv(conv, sharpness=1.5, evaluation=evaluation)
+        assert layer.evaluation == evaluation
+        wanted = layer.positional_sharpness, x
+        found.append(torch.autograd.grad(layer(x), wanted, cotangent))
+    with torch.no_grad():
+        value, output = layer.head_matrices()
+        sharpness, of_values = rounding_of_derivatives(
+            layer.attention_weights((4, 5)),
+            F.pad(x[0].flatten(1).T, (0, 0, 0, 1)).abs(),
+            (value @ output).squeeze(1).abs(),
+            cotangent[0].flatten(1).T.abs(),
+        )
+    (fused_s, fused_x), (dense_s, dense_x) = found
+    assert abs(fused_s - dense_s) <= 2 * sharpness < abs(dense_s)
+    of_pixels = of_values[:-1].T.reshape(1, 2, 4, 5)
+    assert ((fused_x - dense_x).abs() <= 2 * of_pixels).all()
+    # Bounds so small that a derivative that is wrong in one part of a million is found.
+    assert sharpness < 2.0**-20 * abs(dense_s)
 
 
 @pytest.mark.parametrize(

@@ -172,6 +172,35 @@ def test_heads_out_of_order_or_sent_to_one_tap_make_a_kernel_of_their_own() -> N
         assert not kernel[..., :3].any()
 
 
+@pytest.mark.parametrize("by", ["beyond the far end", "before the first", "between two"])
+@pytest.mark.parametrize("name", ["1-D", "2-D", "3-D", "more outputs", "transposed"])
+def test_head_moved_off_the_kernel_is_not_factored(name: str, by: str) -> None:
+    # In two dimensions (0, 3) of a 2 x 3 kernel and (1, 0) have one place in memory: run as a
+    # kernel, a head one beyond the far end of a row would count as the first of the next.
+    conv = filled(CONVOLUTIONS[name]().double())
+    x = image_for(conv, torch.float64)
+    for axis, (size, dilation) in enumerate(zip(conv.kernel_size, conv.dilation, strict=True)):
+        layer = attention_from_conv(conv, boundary="padded")
+        explicit = attention_from_conv(conv, boundary="padded", evaluation="factored")
+        definition = attention_from_conv(conv, boundary="padded", evaluation="dense")
+        assert layer.shares_structure()
+        shifts = layer.positional_shift
+        far, near = shifts[:, axis].argmax(), shifts[:, axis].argmin()
+        head, step = {
+            "beyond the far end": (far, dilation),
+            "before the first": (near, -dilation),
+            "between two": (near, dilation / 2),
+        }[by]
+        for moved in (layer, explicit, definition):
+            moved.positional_shift.data[head, axis] += step
+        assert not layer.shares_structure(), (axis, size)
+        assert layer.evaluation != "factored"
+        with torch.no_grad():
+            assert torch.equal(layer(x), definition(x))
+            with pytest.raises(ValueError, match="'factored' does not apply"):
+                explicit(x)
+
+
 def test_every_layer_of_a_converted_network_uses_its_parameter_itself(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
