@@ -24,9 +24,24 @@ def has_values(*tensors: Tensor, traced: bool = False) -> bool:
             `constant_of_traced_code`, whose tensors have values though torch says that it is
             compiling, and must return what it returns elsewhere.
     """
-    if not traced and torch.compiler.is_compiling():
+    if not traced and is_traced():
         return False
     return not any(tensor.is_meta for tensor in tensors)
+
+
+def is_traced() -> bool:
+    """Whether this code is being traced, by the compiler or for export."""
+    return torch.compiler.is_compiling()
+
+
+def has_symbolic_sizes() -> bool:
+    """Whether sizes may be symbols, as dynamo traces them, that no table can be keyed by."""
+    return torch.compiler.is_dynamo_compiling()
+
+
+def is_exported() -> bool:
+    """Whether this code is being exported: what is traced then runs on sizes of any kind."""
+    return torch.compiler.is_exporting()
 
 
 def constant_of_traced_code(function: Function) -> Function:

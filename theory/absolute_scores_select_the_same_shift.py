@@ -19,6 +19,7 @@ THEOREM = Theorem(
     number="T14",
     source="",
     title="Absolute scores select the same shift",
+    gist="stock dot products with d + 1 features, and how far each format carries them",
     claim=(
         "Where the score of a relative encoding is a function of δ − Δ up to a constant of the "
         "row, keys encoded by where they stand and queries that name their target have the same "

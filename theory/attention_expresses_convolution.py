@@ -19,6 +19,7 @@ THEOREM = Theorem(
     number="T3",
     source="Theorem 1",
     title="Attention expresses convolution",
+    gist="the paper's main theorem, with a rate",
     claim=(
         "A multi-head self-attention layer with quadratic scores and one head for every tap of the "
         "kernel expresses any convolution to any accuracy, in every dimension. "

@@ -42,6 +42,7 @@ THEOREM = Theorem(
     number="T4",
     source="",
     title="Attention is soft padding, then convolution",
+    gist="one operator behind every head: start here",
     claim=(
         "Attention whose heads score keys by displacement from query plus shift, and otherwise "
         "alike, is one operator P, the same for all heads, followed by the ordinary convolution. "

@@ -41,6 +41,10 @@ THEOREM = Theorem(
     number="T5",
     source="",
     title="Borders are limits of attention",
+    gist=(
+        "replicate is the natural border, zero padding an attention sink, circular a "
+        "periodic encoding"
+    ),
     claim=(
         "An image that is not padded at all is continued by attention itself: a quadratic head "
         "replicates the edge, one more key with value zero pads with zeros, and a periodic "

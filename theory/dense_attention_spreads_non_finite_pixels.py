@@ -47,6 +47,7 @@ THEOREM = Theorem(
     number="T9",
     source="",
     title="Dense attention spreads non-finite pixels",
+    gist="where equality ends",
     claim=(
         "Dense attention spreads a non-finite pixel to every query, even with exactly one-hot "
         "weights. One infinite or NaN pixel among the keys makes the output non-finite at every "

@@ -22,6 +22,7 @@ THEOREM = Theorem(
     number="T14",
     source="",
     title="The gap of a Gaussian head is a shortest vector",
+    gist="any precision matrix, its exact gap, and which borders it makes",
     claim=(
         "A Gaussian head with precision matrix Λ selects any shift, and its gap is the squared "
         "length of a shortest non-zero vector of the lattice with Gram matrix Λ. "

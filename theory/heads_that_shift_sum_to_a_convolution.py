@@ -19,6 +19,7 @@ THEOREM = Theorem(
     number="T1",
     source="Lemma 1",
     title="Heads that shift sum to a convolution",
+    gist="one head for each tap, in any ring",
     claim=(
         "Heads that each put all their attention on one shift, one head for every offset of the "
         "kernel, sum to the convolution exactly, in every ring, commutative or not. "

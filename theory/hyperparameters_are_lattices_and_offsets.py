@@ -33,6 +33,7 @@ THEOREM = Theorem(
     number="T6",
     source="",
     title="Hyperparameters are lattices and offsets",
+    gist="every option of torch, transposed convolutions and pooling",
     claim=(
         "Every option of a convolution is a choice of two lattices, of the offsets between them, "
         "of the blocks of its matrices or of what stands beyond the border, in every dimension. "

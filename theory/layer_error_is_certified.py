@@ -29,6 +29,7 @@ THEOREM = Theorem(
     number="T7",
     source="",
     title="The error of the layer is certified",
+    gist="the bound that every test of this project uses",
     claim=(
         "The attention layer built from a convolution differs from it, at every output, by at most "
         "a leak plus a rounding that are computed from the input at hand. "

@@ -34,6 +34,7 @@ THEOREM = Theorem(
     number="T15",
     source="",
     title="Low-rank attention cannot express convolution",
+    gist="one rank too few is worth nothing",
     claim=(
         "If the weights of every head are inner products of m features, N_h heads shift an image "
         "only if N_h m is at least the number of pixels that the shift moves, and with fewer no "

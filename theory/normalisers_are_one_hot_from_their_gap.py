@@ -37,6 +37,10 @@ THEOREM = Theorem(
     number="T16",
     source="",
     title="Normalisers are one-hot from their gap on",
+    gist=(
+        "sparsemax, entmax, ReLU and the hard maximum exactly; softmax and sigmoid in "
+        "floating point only"
+    ),
     claim=(
         "Entmax of order a is one-hot exactly from the gap 1/(a − 1) in score on, ReLU from its "
         "height on and the hard maximum from every positive gap on, while softmax and sigmoid are "

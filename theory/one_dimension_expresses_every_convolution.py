@@ -29,6 +29,7 @@ THEOREM = Theorem(
     number="T12",
     source="",
     title="One dimension expresses every convolution",
+    gist="one head more than taps, finite scores, no limit; conditioned like running sums",
     claim=(
         "With a positional encoding of dimension one, N + 1 heads of finite logits express every "
         "convolution of N taps exactly, on every padded grid and on every torus; on a window alone "

@@ -25,6 +25,10 @@ THEOREM = Theorem(
     number="T25",
     source="",
     title="Positional heads are convolutions, up to a renormalisation",
+    gist=(
+        "the converse: conv_g(X)/conv_g(1), exact on any box; a trained positional layer at "
+        "a convolution's cost"
+    ),
     claim=(
         "A softmax head that scores keys by displacement alone is a quotient of two convolutions: "
         "conv_g(X)/conv_g(1), the kernel e^g. With a sink e^σ is added to the denominator. This "

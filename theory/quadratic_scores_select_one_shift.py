@@ -38,6 +38,7 @@ THEOREM = Theorem(
     number="T2",
     source="Lemma 2",
     title="Quadratic scores select one shift",
+    gist="how a head looks at one place, and the exact supremum of what it leaks",
     claim=(
         "A head with quadratic scores attends one shift: on every grid that holds the target, "
         "whatever the query, less than 1 − ϑ(e^−α)^−d of its attention falls on other keys. "

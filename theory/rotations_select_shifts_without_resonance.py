@@ -35,6 +35,7 @@ THEOREM = Theorem(
     number="T14",
     source="",
     title="Rotations select shifts without resonance",
+    gist="rotary and sinusoidal positions, and their gap on every range",
     claim=(
         "A constant query that is turned by a shift scores that shift above all others, unless "
         "some distance in reach resonates with every frequency, that is, turns each of them by "

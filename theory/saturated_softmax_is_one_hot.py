@@ -101,6 +101,7 @@ THEOREM = Theorem(
     number="T8",
     source="",
     title="Saturated softmax is one-hot, exactly",
+    gist="from a finite sharpness on, in each floating-point format",
     claim=(
         "Computed softmax weights are exactly one-hot once the gap in score exceeds a finite "
         "threshold. It is ln(2/η), η the smallest subnormal number of the weights' format, plus a "

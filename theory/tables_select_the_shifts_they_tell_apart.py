@@ -30,6 +30,7 @@ THEOREM = Theorem(
     number="T14",
     source="",
     title="Tables select the shifts they tell apart",
+    gist="Swin, BEiT, rows and columns, T5: the exact leak, and the floor where buckets are shared",
     claim=(
         "Heads that look their scores up in a table, by the bucket of the displacement, select "
         "exactly the shifts that are alone in their bucket: one entry 0 and all others −g give the "

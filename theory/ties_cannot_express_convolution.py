@@ -34,6 +34,7 @@ THEOREM = Theorem(
     number="T15",
     source="",
     title="Ties cannot express convolution",
+    gist="exact floors without positions and with ALiBi; what causal ALiBi really computes",
     claim=(
         "A layer whose heads score some keys alike, content apart, errs on a convolution by at "
         "least half of what rearranging the tied keys can change in its output, and some function "

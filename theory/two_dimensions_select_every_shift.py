@@ -34,6 +34,7 @@ THEOREM = Theorem(
     number="T12",
     source="",
     title="Two dimensions select every shift",
+    gist="one encoding dimension selects two shifts that meet, two select any kernel",
     claim=(
         "A relative encoding of two dimensions lets one head select each shift of any kernel, on "
         "any grid and in any number of spatial dimensions, while one of a single dimension selects "

@@ -33,6 +33,7 @@ THEOREM = Theorem(
     number="T12",
     source="",
     title="Unit encodings have the gap of a spherical code",
+    gist="how large a gap can be, and what it asks of the scores",
     claim=(
         "Features and queries of norm at most 1 in R^D that select N shifts have a gap in score of "
         "at most 1 − cos φ_D(N), and the best have it, φ_D(N) the largest least angle between N "

@@ -60,7 +60,7 @@ class Absolute(Encoding):
         return self.relative.on_axis(axis)
 
     def encode(self, displacements: Tensor, shifts: Tensor, grid: Lattice) -> tuple[Tensor, Tensor]:
-        """Features of positions and queries of targets; see `Encoding.encode`."""
+        """Features of positions and names of targets; see `Encoding.encode`."""
         return self.relative.encode(displacements, shifts, grid)
 
     def gap(self, shifts: Tensor, grid: Lattice) -> float:

@@ -26,7 +26,7 @@ class EncodingLike(Protocol):
 class Encoding(ABC):
     """A relative positional encoding that lets a head select a shift.
 
-    The score of head h at displacement δ is `sharpness / gap * <queries[h], features(δ)>`, up to a
+    The score of head h at displacement δ is `sharpness / gap * <names[h], features(δ)>`, up to a
     constant for each head.
 
     A subclass has `encode` and `gap`, and states what else is true of it, each as a class attribute
@@ -43,13 +43,13 @@ class Encoding(ABC):
             grid: the lattice that the keys stand on.
 
         Returns:
-            features (M, D_p), the r_δ of the paper, and queries (H, D_p), its v, of the dtype of
+            features (M, D_p), the r_δ of the paper, and names (H, D_p), its v, of the dtype of
             the displacements.
         """
 
     @abstractmethod
     def gap(self, shifts: Tensor, grid: Lattice) -> float:
-        """The least difference in `<queries[h], features>` between a head's shift and any other.
+        """The least difference in `<names[h], features>` between a head's shift and any other.
 
         A lower bound will do; the scores are divided by it. Positive and finite. Other
         displacements are those from any target to any key (see `farthest`).
@@ -115,7 +115,7 @@ class Encoding(ABC):
         return None
 
     def score_error(self, shifts: Tensor, grid: Lattice) -> float:
-        """How much a computed `<queries[h], features>` may err: 0 for exact integers."""
+        """How much a computed `<names[h], features>` may err: 0 for exact integers."""
         return 0.0
 
     def axes(self, dimension: int) -> tuple[Encoding, ...] | None:

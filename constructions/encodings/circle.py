@@ -34,7 +34,7 @@ class Circle(Encoding):
     theorem: ClassVar[str] = "two_dimensions_select_every_shift"
 
     def encode(self, displacements: Tensor, shifts: Tensor, grid: Lattice) -> tuple[Tensor, Tensor]:
-        """Features (M, 2) and queries (H, 2); see `Encoding.encode`."""
+        """Features (M, 2) and names (H, 2); see `Encoding.encode`."""
         known = _distinct(shifts)
         points, _ = _vertices(len(known))
         vertices = displacements.new_tensor(points) / UNIT

@@ -58,7 +58,7 @@ class Flattened(Encoding):
             raise ValueError(f"radix is {self.radix}; {accepted}, their product at most 2^53")
 
     def encode(self, displacements: Tensor, shifts: Tensor, grid: Lattice) -> tuple[Tensor, Tensor]:
-        """Features (M, 2) and queries (H, 2); see `Encoding.encode`.
+        """Features (M, 2) and names (H, 2); see `Encoding.encode`.
 
         Raises:
             ValueError: the radix is too small for these displacements and shifts; or the grid is so

@@ -88,7 +88,7 @@ class Gaussian(Encoding):
         return {"replicate": self if self.is_diagonal else None}
 
     def encode(self, displacements: Tensor, shifts: Tensor, grid: Lattice) -> tuple[Tensor, Tensor]:
-        """Features (M, D_p) and queries (H, D_p); see `Encoding.encode`."""
+        """Features (M, D_p) and names (H, D_p); see `Encoding.encode`."""
         dimension = self._checked_dimension(shifts.shape[1])
         pairs = [(i, j) for i in range(dimension) for j in range(i, dimension)]
         rows, columns = ([pair[side] for pair in pairs] for side in (0, 1))

@@ -58,7 +58,7 @@ class Alibi(Encoding):
         return {} if self.causal else {"replicate": self}
 
     def encode(self, displacements: Tensor, shifts: Tensor, grid: Lattice) -> tuple[Tensor, Tensor]:
-        """Features (M, 1) and queries (H, 1); see `Encoding.encode`."""
+        """Features (M, 1) and names (H, 1); see `Encoding.encode`."""
         features = displacements.abs().sum(dim=-1, keepdim=True)
         if self.causal:
             after = (displacements > 0).any(dim=-1, keepdim=True)

@@ -38,7 +38,7 @@ class Periodic(Encoding):
         return {"circular": self, "zeros": None}
 
     def encode(self, displacements: Tensor, shifts: Tensor, grid: Lattice) -> tuple[Tensor, Tensor]:
-        """Features (M, 2d) and queries (H, 2d); see `Encoding.encode`."""
+        """Features (M, 2d) and names (H, 2d); see `Encoding.encode`."""
         turn = 2 * math.pi / displacements.new_tensor(grid.shape)
 
         def on_circles(points: Tensor) -> Tensor:

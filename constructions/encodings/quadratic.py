@@ -38,11 +38,11 @@ class Quadratic(Encoding):
         return {"replicate": self, "circular": Periodic()}
 
     def encode(self, displacements: Tensor, shifts: Tensor, grid: Lattice) -> tuple[Tensor, Tensor]:
-        """Features (M, d + 1) and queries (H, d + 1); see `Encoding.encode`."""
+        """Features (M, d + 1) and names (H, d + 1); see `Encoding.encode`."""
         squares = displacements.square().sum(dim=-1, keepdim=True)
         features = torch.cat([squares, displacements], dim=-1)
-        queries = torch.cat([-torch.ones_like(shifts[:, :1]), 2 * shifts], dim=-1)
-        return features, queries
+        names = torch.cat([-torch.ones_like(shifts[:, :1]), 2 * shifts], dim=-1)
+        return features, names
 
     def gap(self, shifts: Tensor, grid: Lattice) -> float:
         """1: two integer points differ by a squared distance of at least 1."""

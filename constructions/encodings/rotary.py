@@ -81,7 +81,7 @@ class Rotary(Encoding):
         return self
 
     def encode(self, displacements: Tensor, shifts: Tensor, grid: Lattice) -> tuple[Tensor, Tensor]:
-        """Features (M, 2 F d) and queries (H, 2 F d); see `Encoding.encode`."""
+        """Features (M, 2 F d) and names (H, 2 F d); see `Encoding.encode`."""
         frequencies = displacements.new_tensor(self.angles)
         amplitudes = displacements.new_tensor(self.weights).repeat(2 * grid.dimension)
 

@@ -55,17 +55,17 @@ class Scalar(Mixing):
         return {"circular": Scalar(torus=True), "zeros": None}
 
     def encode(self, displacements: Tensor, shifts: Tensor, grid: Lattice) -> tuple[Tensor, Tensor]:
-        """Features (M, 1) and queries (H, 1); see `Encoding.encode`.
+        """Features (M, 1) and names (H, 1); see `Encoding.encode`.
 
         Raises:
             ValueError: there are more taps than the format has powers of two for.
         """
         taps, order = len(shifts) - 1, _order(shifts)
-        features, queries = _numbers(taps, shifts.dtype, shifts.device)
+        features, names = _numbers(taps, shifts.dtype, shifts.device)
         here, there = self._modulo(shifts, grid), self._modulo(displacements, grid)
         met = (there.unsqueeze(1) == here).all(dim=-1)  # (M, H), which is no tap for the last head
         place = torch.where(met, order, taps).amin(dim=-1)
-        return features[place].unsqueeze(-1), queries[order].unsqueeze(-1)
+        return features[place].unsqueeze(-1), names[order].unsqueeze(-1)
 
     def gap(self, shifts: Tensor, grid: Lattice) -> float:
         """The unit of its scores, which no sharpness multiplies.
@@ -162,17 +162,17 @@ def _numbers(taps: int, dtype: torch.dtype, device: torch.device) -> tuple[Tenso
             f"float64, since the scalar encoding takes powers of two up to 2^{2 + bits * taps}"
         )
     features = [math.ldexp(1.0, bits * j) for j in range(taps)] + [math.ldexp(4.0, bits * taps)]
-    queries = [-math.ldexp(4.0, -bits * (h + 1)) for h in range(taps)] + [0.0]
+    names = [-math.ldexp(4.0, -bits * (h + 1)) for h in range(taps)] + [0.0]
     return (
         torch.tensor(features, dtype=dtype, device=device),
-        torch.tensor(queries, dtype=dtype, device=device),
+        torch.tensor(names, dtype=dtype, device=device),
     )
 
 
 def _exponentials(taps: int) -> Tensor:
     """E: each head's weights of the taps in order and of all else, its own tap's 1: float64."""
-    features, queries = _numbers(taps, torch.float64, torch.device("cpu"))
-    scores = queries.unsqueeze(1) * features
+    features, names = _numbers(taps, torch.float64, torch.device("cpu"))
+    scores = names.unsqueeze(1) * features
     return (scores - scores.diagonal().unsqueeze(1)).exp()
 
 

@@ -32,7 +32,7 @@ class BiasTable(Encoding):
     theorem: ClassVar[str] = THEOREM
 
     def encode(self, displacements: Tensor, shifts: Tensor, grid: Lattice) -> tuple[Tensor, Tensor]:
-        """Features (M, H) and queries (H, H); see `Encoding.encode`."""
+        """Features (M, H) and names (H, H); see `Encoding.encode`."""
         entries = displacements.new_ones(len(displacements), len(shifts))
         for axis in range(shifts.shape[-1]):
             entries = entries * _one_hot(displacements[:, axis], shifts[:, axis])
@@ -63,16 +63,16 @@ class RowColumn(Encoding):
         return self
 
     def encode(self, displacements: Tensor, shifts: Tensor, grid: Lattice) -> tuple[Tensor, Tensor]:
-        """Features (M, D_p) and queries (H, D_p); see `Encoding.encode`."""
-        features, queries = [], []
+        """Features (M, D_p) and names (H, D_p); see `Encoding.encode`."""
+        features, names = [], []
         for axis in range(shifts.shape[-1]):
             # One shift is its own value: traced code cannot tell how many distinct ones there are.
             values = shifts[:, axis]
             if len(values) > 1:
                 values = torch.unique(values)
             features.append(_one_hot(displacements[:, axis], values))
-            queries.append(_one_hot(shifts[:, axis], values))
-        return torch.cat(features, dim=-1), torch.cat(queries, dim=-1)
+            names.append(_one_hot(shifts[:, axis], values))
+        return torch.cat(features, dim=-1), torch.cat(names, dim=-1)
 
     def gap(self, shifts: Tensor, grid: Lattice) -> float:
         """1: another displacement differs on an axis at least."""
@@ -150,7 +150,7 @@ class T5Buckets(Encoding):
         return (abs(shift), abs(shift) + 1) in pairwise(edges)
 
     def encode(self, displacements: Tensor, shifts: Tensor, grid: Lattice) -> tuple[Tensor, Tensor]:
-        """Features (M, num_buckets) and queries (H, num_buckets); see `Encoding.encode`."""
+        """Features (M, num_buckets) and names (H, num_buckets); see `Encoding.encode`."""
         every = torch.arange(self.num_buckets, device=displacements.device)
         in_bucket = [
             _one_hot(self.buckets(points[:, 0]), every).to(points)

@@ -29,7 +29,7 @@ class Window(Encoding):
         return Window((self.size[axis],))
 
     def encode(self, displacements: Tensor, shifts: Tensor, grid: Lattice) -> tuple[Tensor, Tensor]:
-        """Features (M, 1) and queries (H, 1), for shifts of 0; see `Encoding.encode`."""
+        """Features (M, 1) and names (H, 1), for shifts of 0; see `Encoding.encode`."""
         size = displacements.new_tensor(self.size)
         inside = ((displacements >= 0) & (displacements < size)).all(dim=-1, keepdim=True)
         features = torch.where(inside, 0.0, -torch.inf).to(displacements.dtype)

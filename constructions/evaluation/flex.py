@@ -21,6 +21,7 @@ from constructions.layer.attention import MultiHeadSelfAttention
 from constructions.layer.scores import below_peaks
 from constructions.matrix_units import Operation
 from constructions.normalisers import Softmax
+from constructions.tracing import is_traced
 
 BLOCK = 128
 """Queries and keys in a block of the mask, as FlexAttention has it by default."""
@@ -109,7 +110,7 @@ def kernel() -> Callable[..., Any]:
     from torch.nn.attention.flex_attention import flex_attention
 
     stock: Callable[..., Any] = flex_attention
-    return stock if torch.compiler.is_compiling() else _compiled(stock)
+    return stock if is_traced() else _compiled(stock)
 
 
 @functools.cache
@@ -161,7 +162,7 @@ def _band(layer: MultiHeadSelfAttention, keys: Lattice, queries: Lattice, table:
 
     A block is taken for the box that holds it.
     """
-    if torch.compiler.is_compiling():
+    if is_traced():
         return None  # which blocks there are depends on values
     from torch.nn.attention.flex_attention import BlockMask
 

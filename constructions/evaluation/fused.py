@@ -19,7 +19,7 @@ from constructions.geometry.view import View
 from constructions.layer.attention import MultiHeadSelfAttention
 from constructions.matrix_units import Operation
 from constructions.normalisers import Softmax
-from constructions.tracing import constant_of_traced_code
+from constructions.tracing import constant_of_traced_code, is_exported, is_traced
 
 DIGIT = 8
 """Bits of a digit: what the shortest format that a kernel rounds its operands to, bfloat16, has."""
@@ -57,9 +57,9 @@ class Fused:
             return "positional parameters are trained"
         if not (layer.shares_structure() or _is_whole(layer)):
             return "a shift or a key matrix is not made of integers"
-        if torch.compiler.is_exporting():
+        if is_exported():
             return "how large positions are is not known while a layer is exported"
-        if layer.positional_sharpness is not None and torch.compiler.is_compiling():
+        if layer.positional_sharpness is not None and is_traced():
             return "a kernel wants its scale as a number, which traced code does not know"
         return None
 

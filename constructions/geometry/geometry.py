@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from constructions.geometry.lattice import Lattice
+from constructions.tracing import is_traced
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ class Geometry:
         Raises:
             ValueError: as `queries`.
         """
-        found = _lattices.__wrapped__ if torch.compiler.is_compiling() else _lattices
+        found = _lattices.__wrapped__ if is_traced() else _lattices
         return found(self, spatial_shape)
 
     def with_output_size(

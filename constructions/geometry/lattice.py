@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from constructions.tracing import has_symbolic_sizes
+
 
 @dataclass(frozen=True)
 class Lattice:
@@ -53,7 +55,7 @@ class Lattice:
 
         What is traced is then traced anew for each shape.
         """
-        if torch.compiler.is_dynamo_compiling():
+        if has_symbolic_sizes():
             return tuple(len(range(n)) for n in self.shape), self.spacing, self.origin
         return self.shape, self.spacing, self.origin
 

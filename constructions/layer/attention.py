@@ -37,7 +37,11 @@ from constructions.layer.scores import ALL, Choice, ContentTerms, position_score
 from constructions.layer.soft_padding import SoftPadding
 from constructions.matrix_units import Operation
 from constructions.normalisers import Normaliser
-from constructions.tracing import constant_of_traced_code, has_values
+from constructions.tracing import constant_of_traced_code, has_values, is_traced
+
+
+OutputSize = Sequence[int] | None
+"""Of a transposed convolution, as torch takes it."""
 
 
 class Evaluation(Protocol):
@@ -319,7 +323,7 @@ class MultiHeadSelfAttention(HeadParameters):
         Raises:
             ValueError: the encoding cannot select the shifts there.
         """
-        if torch.compiler.is_compiling():
+        if is_traced():
             return self._constant_gap(*keys.constants)
         return self.encoding.gap(self.shifts(), keys)
 
@@ -329,9 +333,8 @@ class MultiHeadSelfAttention(HeadParameters):
 
     def extra_repr(self) -> str:
         """Describe the layer as torch's own modules do."""
-        sharpness = "saturated" if self.positional_sharpness is None else f"{self.sharpness:g}"
-        if not self.kind.takes_sharpness:
-            sharpness = "none"
+        own = "saturated" if self.positional_sharpness is None else f"{self.sharpness:g}"
+        sharpness = own if self.kind.takes_sharpness else "none"
         return (
             f"{self.in_channels}, {self.out_channels}, num_heads={self.num_heads}, "
             f"groups={self.groups}, encoding={self.encoding}, normaliser={self.normaliser}, "
@@ -339,9 +342,7 @@ class MultiHeadSelfAttention(HeadParameters):
             f"evaluation={self.evaluation}"
         )
 
-    def _geometry(
-        self, spatial_shape: tuple[int, ...], output_size: Sequence[int] | None
-    ) -> Geometry:
+    def _geometry(self, spatial_shape: tuple[int, ...], output_size: OutputSize) -> Geometry:
         if len(spatial_shape) != self.geometry.dimension:
             raise ValueError(
                 f"spatial_shape is {spatial_shape}; accepted: {self.geometry.dimension} sizes"

@@ -27,6 +27,7 @@ from torch import Tensor
 from constructions.encodings import Encoding
 from constructions.formats import accumulator
 from constructions.geometry.lattice import Lattice, displacements, spread
+from constructions.tracing import is_traced
 
 BLOCK = 32
 """The least number of rows of a factor that are multiplied at once, if there are as many."""
@@ -209,7 +210,7 @@ class Factor(ABC):
         Traced code is not written for the numbers that it is traced with: then no entry is looked
         at, and derivatives are torch's own.
         """
-        if torch.compiler.is_compiling():
+        if is_traced():
             return self.at_once(values, dim)
         spans, tensors = self.spans(), self.tensors
         if len(spans) < 2:

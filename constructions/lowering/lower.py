@@ -27,6 +27,7 @@ from constructions.lowering.bands import SumOverAxes
 from constructions.lowering.groups import ScoredHead, completed_squares, grouped
 from constructions.lowering.lowered import Lowered
 from constructions.normalisers import Softmax
+from constructions.tracing import has_values
 
 
 def lower(layer: MultiHeadSelfAttention, *, tolerance: float | None = None) -> Lowered:
@@ -138,7 +139,7 @@ def _read(layer: MultiHeadSelfAttention) -> _PositionalHeads:
     Raises:
         ValueError: the heads depend on the input, or their weights are of another kind.
     """
-    if layer.value.is_meta:
+    if not has_values(layer.value):
         raise ValueError("layer is on the meta device; accepted: one whose numbers can be read")
     for name in layer.content:
         if getattr(layer, name).detach().count_nonzero():

@@ -248,7 +248,7 @@ def test_contender_stops_where_its_weights_do_not_fit() -> None:
 def test_lowered_part_of_a_gated_layer_is_that_part_within_its_bound() -> None:
     gpsa = contenders.gated(36, 9)
     if gpsa is None:
-        pytest.skip("timm is not installed; the extra `test` brings it")
+        pytest.skip("timm is not installed; the extra `ecosystem` brings it")
     x = torch.randn(1, 36, 6, 6, generator=torch.Generator().manual_seed(0))
     lowered = contenders.lowered_part(gpsa)
     gpsa.double()

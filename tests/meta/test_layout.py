@@ -87,6 +87,7 @@ THEOREM = Theorem(
     number="T4",
     source="Lemma 7",
     title="Sums commute",
+    gist="order does not matter",
     claim="A sum of two numbers does not depend on their order. So neither does a longer one.",
     hypotheses=("the numbers are integers",),
     notation={"a, b": "integers"},

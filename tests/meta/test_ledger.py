@@ -5,6 +5,7 @@ import json
 import math
 import os
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,6 +21,7 @@ from tests.support.ledger import (
     Account,
     Margin,
     Notes,
+    blocks,
     card,
     counted,
     flags,
@@ -272,10 +274,10 @@ def test_every_marker_is_one_that_the_source_declares(request: pytest.FixtureReq
         assert pairs <= declared.get(name, set()), item.nodeid
 
 
-def test_readme_shows_the_evidence_that_exists() -> None:
-    block = readme_block(theorems(), declared_evidence(ROOT / "tests"))
-    assert block in (ROOT / "README.md").read_text(encoding="utf-8"), (
-        "README.md is out of date; run: python -m tests.support.ledger --write"
+@pytest.mark.parametrize("path", blocks(), ids=lambda path: path.name)
+def test_table_shows_the_theorems_and_the_evidence_that_exist(path: Path) -> None:
+    assert blocks()[path] in path.read_text(encoding="utf-8"), (
+        f"{path.name} is out of date; run: python -m tests.support.ledger --write"
     )
 
 

@@ -18,7 +18,6 @@ NOT_YET: tuple[str, ...] = (
     "docs/theorems/unit_encodings_have_the_gap_of_a_spherical_code.md",
     "tests/theorems/test_gaussian_gap_is_a_shortest_vector.py",
     "tests/theorems/test_normalisers_are_one_hot_from_their_gap.py",
-    "tests/theorems/test_positional_heads_are_convolutions.py",
     "tests/theorems/test_tables_select_the_shifts_they_tell_apart.py",
     "tests/theorems/test_ties_cannot_express_convolution.py",
     "tests/theorems/test_unit_encodings_have_the_gap_of_a_spherical_code.py",

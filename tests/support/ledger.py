@@ -3,8 +3,8 @@
 A pytest plugin. A test says what it is evidence for with `@pytest.mark.evidence(slug, kind)`, and
 may `record` how near an error came to its bound; nothing is typed by hand. After every run the
 terminal shows one row per theorem, the workers of pytest-xdist merged; `--ledger FILE` writes it as
-Markdown, or as JSON if FILE ends so. `python -m tests.support.ledger --write` updates the README's
-table.
+Markdown, or as JSON if FILE ends so. `python -m tests.support.ledger --write` updates the tables of
+README and index.
 """
 
 import argparse
@@ -384,7 +384,7 @@ def markdown(table: Table) -> Iterator[str]:
         yield f"| {' | '.join(row)} |"
 
 
-# The README's table -------------------------------------------------------------------------------
+# The tables of README and index ------------------------------------------------------------------
 
 
 def readme_block(stated: Mapping[str, Any], declared: Mapping[str, set[Evidence]]) -> str:
@@ -395,6 +395,24 @@ def readme_block(stated: Mapping[str, Any], declared: Mapping[str, set[Evidence]
         title = f"[{theorem.number}. {theorem.title}](docs/theorems/{slug}.md)"
         table.append([title, *("yes" if (slug, kind) in exists else "" for kind in KINDS)])
     return "\n".join([BEGIN, *markdown(table), END])
+
+
+def index_block(stated: Mapping[str, Any]) -> str:
+    """The table of the pages: each theorem in one line."""
+    table = [["", "theorem", "in one line"]]
+    for slug, theorem in stated.items():
+        title = f"[{theorem.title}](theorems/{slug}.md)"
+        table.append([theorem.number, title, theorem.gist])
+    return "\n".join([BEGIN, *markdown(table), END])
+
+
+def blocks() -> Mapping[Path, str]:
+    """The files with a table between the two marks, and what stands there."""
+    stated = theorems()
+    return {
+        ROOT / "README.md": readme_block(stated, declared_evidence(ROOT / "tests")),
+        ROOT / "docs" / "index.md": index_block(stated),
+    }
 
 
 def with_block(text: str, block: str) -> str:
@@ -411,18 +429,20 @@ def with_block(text: str, block: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the README's table, or bring the README up to date."""
+    """Print the tables of README and index, or bring both up to date."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.support.ledger", description=main.__doc__
     )
-    parser.add_argument("--write", action="store_true", help="write it into README.md")
+    parser.add_argument(
+        "--write", action="store_true", help="write them into README.md and docs/index.md"
+    )
     options = parser.parse_args(arguments)
-    block = readme_block(theorems(), declared_evidence(ROOT / "tests"))
-    if options.write:
-        readme = ROOT / "README.md"
-        readme.write_text(with_block(readme.read_text(encoding="utf-8"), block), encoding="utf-8")
-    else:
-        print(block)
+    for path, block in blocks().items():
+        if options.write:
+            text = path.read_text(encoding="utf-8")
+            path.write_text(with_block(text, block), encoding="utf-8")
+        else:
+            print(block)
 
 
 # Options ------------------------------------------------------------------------------------------

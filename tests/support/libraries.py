@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 from functools import cache
 from typing import Any
 
@@ -19,11 +20,14 @@ def imported(module: str) -> Any:
 
     The torchvision of PyPI is built for CUDA. Beside a CPU torch its operators do not load, and its
     import ends where it describes two of them. Nothing here calls them: they are declared. The
-    test is skipped where the package is not installed.
+    test is skipped where the package is not installed, and fails if `ECOSYSTEM` is "required".
     """
     package = module.partition(".")[0]
     if importlib.util.find_spec(package) is None:
-        pytest.skip(f"{package} is not installed; the extra `test` brings it")
+        absent = f"{package} is not installed; the extra `ecosystem` brings it"
+        if os.environ.get("ECOSYSTEM") == "required":
+            pytest.fail(absent)
+        pytest.skip(absent)
     if importlib.util.find_spec("torchvision") is not None:
         try:
             importlib.import_module("torchvision")

@@ -87,7 +87,8 @@ def _exponentials(proof: Proof) -> None:
         equation=25,
     )
     proof.check(
-        f"κ = {EXP_ROUNDOFFS}: (1 + u)^{EXP_ROUNDOFFS + 2} - (1 + {EXP_ROUNDOFFS}u)(1 + u)² has no negative term",
+        f"κ = {EXP_ROUNDOFFS}: (1 + u)^{EXP_ROUNDOFFS + 2} - (1 + {EXP_ROUNDOFFS}u)(1 + u)² has no "
+        "negative term",
         nonnegative((1 + u) ** (EXP_ROUNDOFFS + 2) - (1 + EXP_ROUNDOFFS * u) * (1 + u) ** 2),
         equation=25,
     )

@@ -67,6 +67,7 @@ class Theorem:
         number: the place in the catalogue, "T2".
         source: where the paper states it, "Lemma 2"; empty for what is new here.
         title: the name for the reader.
+        gist: the theorem in one line, for the index of the pages.
         claim: the statement; its first sentence opens the page and the test file too.
         hypotheses: all that the claim assumes.
         notation: each symbol with its meaning and space.
@@ -79,6 +80,7 @@ class Theorem:
     number: str
     source: str
     title: str
+    gist: str
     claim: str
     hypotheses: tuple[str, ...]
     notation: Mapping[str, str]
