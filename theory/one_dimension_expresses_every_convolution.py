@@ -243,8 +243,19 @@ def _prove_signs(proof: Proof) -> None:
             all(bool(c > 0) for c in quotient.coeffs()),
             equation=7,
         )
+    matrix = sp.Matrix(3, 3, lambda i, j: sp.Symbol(f"E{i}{j}"))
+    adjugate = matrix.adjugate()
     proof.check(
-        "the inverse alternates: increasing y and r, up to 7 heads",
+        "3 x 3: row j and column h of the adjugate is (-1)^(h + j) times the minor without h and j",
+        all(
+            identical(adjugate[j, h], (-1) ** (h + j) * matrix.minor(h, j))
+            for h in range(3)
+            for j in range(3)
+        ),
+        equation=8,
+    )
+    proof.check(
+        "the inverse alternates for y_h = h/3 and r_j = j², 1 to 7 heads",
         all(
             alternates(powers([Fraction(y, 3) for y in range(1, n)], [j * j for j in range(1, n)]))
             for n in range(2, 9)
@@ -426,8 +437,8 @@ def _amplified_within(taps: int, keys: int, bits: int) -> bool:
 def _prove_floating_point(proof: Proof) -> None:
     """Scores, matrices and coefficients in floating point: (19) to (22)."""
     proof.check(
-        "three roundings of at most κ u move a score by at most u, since κ <= 1/4",
-        3 * Fraction(VISIBLE, 16) <= 1,
+        "3 κ u <= u for κ = 4/ρ, ρ = 2^4, ..., 2^8",
+        all(3 * Fraction(VISIBLE, 2**bits) <= 1 for bits in range(4, 9)),
         equation=19,
     )
     gain, matrix, first, second, third = sp.symbols("Z M d e f", positive=True)
