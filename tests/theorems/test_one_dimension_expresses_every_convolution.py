@@ -655,7 +655,7 @@ def test_certificate_says_nothing_where_a_stored_mixture_overflows() -> None:
     conv = nn.Conv1d(1, 1, 3, padding=1, dtype=torch.float16)
     with torch.no_grad():
         conv.weight.copy_(torch.tensor([[[-60000.0, 60000.0, -60000.0]]]))
-        conv.bias.zero_()
+        nn.init.zeros_(conv.get_parameter("bias"))
     x = torch.zeros(1, 1, 5, dtype=torch.float16)
     x[..., 2] = 2.0**-20
     case = Case(conv, x)

@@ -696,9 +696,11 @@ def test_shared_bucket_that_no_query_sees_twice_has_no_floor() -> None:
     # shift by 2, since query 0 sees the one and query 2 the other. With padded keys none can.
     far = Fraction(1, 2**20)  # e^(-g/2)
     outputs = [[Fraction(0)] * 3 for _ in range(3)]
-    for table, value in (({-2: 1, 2: 1, -1: 1 / far**2}, 1), ({-1: 1}, -1)):
+    one = Fraction(1)
+    tables = ({-2: one, 2: one, -1: 1 / far**2}, {-1: one})
+    for table, value in zip(tables, (1, -1), strict=True):
         for q in range(3):
-            row = [Fraction(table.get(k - q, far**2)) for k in range(3)]
+            row = [table.get(k - q, far**2) for k in range(3)]
             for k in range(3):
                 outputs[q][k] += value * row[k] / (sum(row) + far)
     wanted = [[int(k == q + 2) for k in range(3)] for q in range(3)]

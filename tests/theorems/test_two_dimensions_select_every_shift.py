@@ -560,7 +560,7 @@ def test_certificate_counts_a_sink_that_no_target_of_the_image_needs(encoding: E
     assert layer.has_sink
     certificate = certify(layer, conv, torch.ones(1, 1, 1, dtype=torch.float64))
     record(ratio=certificate.ratio, dtype=torch.float64)
-    assert certificate.error.max() > 0.3
+    assert certificate.error.max() > certificate.rounding.max()  # so that the sink is seen
     assert certificate.holds
 
 

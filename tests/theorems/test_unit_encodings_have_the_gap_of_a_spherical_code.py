@@ -487,7 +487,7 @@ def test_spread_of_scores_is_at_least_what_the_dimension_allows(
     spread = (found.amax(1) - found.amin(1)).max().item()
     with precision(BITS):
         # The difference of two computed scores, each within its error, is rounded once.
-        scores_err = 0 if isinstance(encoding, Quadratic) else encoding.score_error(shifts, grid)
+        scores_err = encoding.score_error(shifts, grid) if isinstance(encoding, Periodic) else 0.0
         largest = ball(spread) * (1 + arb(2) ** -53) + 2 * ball(scores_err)
         largest /= ball(encoding.gap(shifts, grid))
         needed = codes.spread_per_norm(dimension) / ceiling(dimension, len(shifts))
