@@ -202,7 +202,7 @@ def _prove_search(proof: Proof) -> None:
     """The box that holds every short vector, and an axis that need not be searched: (10), (11)."""
     t, inner, length, other = sp.symbols("t p y z", real=True)
     proof.check(
-        "Q(y - t z) = Q(y) - 2 t <y, z> + t² Q(z), and at t = <y, z>/Q(z) its least value",
+        "Q(y) - 2 t <y, z> + t² Q(z) at t = <y, z>/Q(z) is Q(y) - <y, z>²/Q(z)",
         equal(
             (length - 2 * t * inner + t**2 * other).subs(t, inner / other),
             length - inner**2 / other,

@@ -191,7 +191,7 @@ def _prove_system(proof: Proof) -> None:
 def _prove_invertible(proof: Proof) -> None:
     """A sum of n exponentials has at most n - 1 zeros: (5), (6)."""
     t = sp.Symbol("t", real=True)
-    gap, a = sp.Symbol("g", positive=True), sp.Symbol("a", nonzero=True)
+    gap, a = sp.Symbol("g", nonzero=True), sp.Symbol("a", nonzero=True)
     for n in (2, 3, 4, 5):
         rates, sizes = sp.symbols(f"c:{n}", real=True), sp.symbols(f"a:{n}", real=True)
         divided = sum(s * sp.exp((c - rates[0]) * t) for c, s in zip(rates, sizes, strict=True))
@@ -202,7 +202,11 @@ def _prove_invertible(proof: Proof) -> None:
             identical(sp.diff(divided, t), derivative),
             equation=5,
         )
-    proof.check("no later coefficient vanishes", (gap * a).is_nonzero is True, equation=5)
+    proof.check(
+        "a difference of rates and a coefficient, neither 0, have a product other than 0",
+        (gap * a).is_nonzero is True,
+        equation=5,
+    )
     proof.check(
         "no determinant vanishes: all choices of up to 4 of 5 bases and of 5 exponents",
         all(
@@ -331,7 +335,7 @@ def _prove_border(proof: Proof) -> None:
     """Where a query misses a tap, other matrices would be needed: (13)."""
     b_j, b_m, x_j, ratio, total, missed, other = sp.symbols("b_j b_m x_j z Z E o")
     proof.check(
-        "at W_m: z b_m = b_m x_m, so every ratio z is the same; at W_j: (z - 1) b_j = b_m x_j",
+        "at W_j: z b_j = b_j + b_m x_j says (z - 1) b_j = b_m x_j",
         identical(ratio * b_j - (b_j + b_m * x_j), (ratio - 1) * b_j - b_m * x_j),
         equation=13,
     )
@@ -366,7 +370,7 @@ def _prove_conditioning(proof: Proof) -> None:
     for n in (1, 2, 3, 6):
         steps = sum(rho ** (-i) - rho ** (-i - 1) for i in range(n))
         proof.check(
-            f"the first {n} differences telescope to κ (1 - ρ^-{n}) < κ",
+            f"the first {n} differences telescope to κ (1 - ρ^-{n})",
             identical(kappa * steps, kappa * (1 - rho ** (-n))),
             equation=16,
         )

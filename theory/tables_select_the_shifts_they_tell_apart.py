@@ -308,7 +308,7 @@ def _prove_floors(proof: Proof) -> None:
     seen = [sum(weight[h][b] * value[h] for h in range(heads)) for b in range(3)]
     exchanged = [pixels[k] for k in (0, 2, 1, 3, 4)]
     proof.check(
-        "the layer sees the sum over each bucket alone",
+        "three heads, five keys, three buckets: the layer sees the sum over each bucket alone",
         identical(output(pixels), bias + sum(s * c for s, c in zip(sums, seen, strict=True))),
         equation=12,
     )
@@ -367,7 +367,7 @@ def _prove_floors(proof: Proof) -> None:
     square = (mean + deviation - coefficient) ** 2
     apart = deviation**2 + (mean - coefficient) ** 2
     proof.check(
-        "about their mean squares add: the rest, 2 f (k_0 - c), sums to 0",
+        "about a mean k_0 the squares of k_0 + f - c add up to f² + (k_0 - c)², and 2 f (k_0 - c)",
         identical(square - apart, 2 * deviation * (mean - coefficient)),
         equation=15,
     )
@@ -411,7 +411,11 @@ def _prove_t5(proof: Proof) -> None:
                 ties.append(distance)
             else:
                 agree &= t5_bucket(-distance) == 8 + min(7, int(step))
-    proof.check("integers decide as logarithms do, where these decide", agree, equation=17)
+    proof.check(
+        "distances 8 to 139: integers decide as logarithms do, where these decide",
+        agree,
+        equation=17,
+    )
     proof.check(
         "where they do not, at 16, 32, 64 and 128, the quotient is an integer: (l/8)^8 = 16^j",
         ties == [16, 32, 64, 128]
@@ -432,7 +436,7 @@ def _prove_t5(proof: Proof) -> None:
         )
         alone = max(n for n in starts if n + 1 in starts)
         proof.check(
-            f"alone are the shifts from -{alone} to {alone}",
+            f"N = {max_distance}, shifts up to 150: alone are those from -{alone} to {alone}",
             [s for s in reach if is_alone(s, reach, bucket.__getitem__)]
             == list(range(-alone, alone + 1)),
             equation=18,

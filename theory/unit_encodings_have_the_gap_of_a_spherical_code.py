@@ -336,7 +336,7 @@ def _prove_caps(proof: Proof) -> None:
     )
     with precision(BITS):
         proof.check(
-            "C_3 = 4, C_4 = 3π/2 and C_5 = 16/3",
+            "C_3 = 4; the balls around C_4 and C_5 meet those of 3π/2 and 16/3",
             cap_constant(3) == 4
             and cap_constant(4).overlaps(3 * arb.pi() / 2)
             and cap_constant(5).overlaps(arb(16) / 3),

@@ -25,7 +25,7 @@ from constructions.encodings.absolute import Absolute
 from constructions.encodings.gaussian import Gaussian
 from constructions.encodings.periodic import Periodic
 from constructions.encodings.quadratic import Quadratic
-from constructions.formats import FORMATS, accumulator, unit_roundoff
+from constructions.formats import FORMATS
 from constructions.geometry.lattice import Lattice
 from constructions.normalisers import Softmax
 from tests.pages.options import agrees, truth_of
@@ -57,6 +57,16 @@ POWERS = {
     torch.float64: 1024.0,
 }
 """The least powers of two that saturate: equation (12)."""
+
+
+def unit_roundoff(dtype: torch.dtype) -> float:
+    """2^-p, by the bits that the theorem counts with."""
+    return float(Fraction(1, 2 ** theory.FORMATS[str(dtype).removeprefix("torch.")][0]))
+
+
+def accumulator(dtype: torch.dtype) -> torch.dtype:
+    """The format in which a stock kernel adds."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def features(keys: Tensor, centred: bool) -> Tensor:
