@@ -4,7 +4,7 @@ Algebra with symbols, and floating point as what it is: numbers of p bits, exact
 """
 
 from fractions import Fraction
-from itertools import pairwise, product
+from itertools import pairwise, permutations, product
 
 import sympy as sp
 from flint import arb
@@ -27,7 +27,8 @@ THEOREM = Theorem(
         "One dot product of a feature of the key and one of the query is enough, as stock "
         "attention has it: D_k = d + 1 for squared distances, which is least, and D_k = d + 2 "
         "without the constant. With a sharpness a 2^b, a odd, all scores are exact as long as "
-        "a (‖k‖² + 2 Σ |t_i k_i|) ≤ 2^p, and then weights are exactly one-hot in stock attention "
+        "a (‖k‖² + 2 Σ |t_i k_i|) ≤ 2^p, features and names fit their format, and nothing leaves "
+        "the range of exponents; and then weights are exactly one-hot in stock attention "
         "from the same sharpness on. Two features are enough to select one of T keys, with a gap "
         "of 1 − cos(2π/T) instead of 1."
     ),
@@ -91,7 +92,7 @@ def rounded(value: Fraction, bits: int) -> Fraction:
 
 
 def prove() -> tuple[Step, ...]:
-    """Prove T14: equations (2) to (20) of its page."""
+    """Prove T14: equations (2) to (23) of its page."""
     proof = Proof()
     _prove_principle(proof)
     _prove_quadratic(proof)
@@ -116,7 +117,7 @@ def _prove_principle(proof: Proof) -> None:
         identical(k - (q + shift), (k - q) - shift),
         equation=2,
     )
-    f, c, other, total = sp.symbols("f c g S", positive=True)
+    f, c, total = sp.symbols("f c S", positive=True)
     score, of_row = sp.symbols("s o", real=True)
     proof.check(
         "a constant of the row is a common factor, which cancels",
@@ -125,10 +126,18 @@ def _prove_principle(proof: Proof) -> None:
         equation=3,
     )
     proof.check("one more product removes it", identical((f + c) + (-c) * 1, f), equation=4)
-    a, b = sp.symbols("a b", real=True)
+    a, b, common = sp.symbols("a b z", real=True)
     proof.check(
-        "the converse, two rows with k - t in common: s - s' is the difference of their constants",
-        identical((f + a) - (f + b), a - b) and other != f,
+        "two keys whose weights have one quotient have one difference of scores: for positive "
+        "weights, e^a / e^b = e^z at z = a - b alone, since e^z grows",
+        identical(sp.exp(a) / sp.exp(b), sp.exp(a - b))
+        and sp.diff(sp.exp(common), common).is_positive is True,
+        equation=5,
+    )
+    t = sp.Symbol("t", real=True)
+    proof.check(
+        "the shift 0 at the query t has the target t, and a key k the displacement k - t",
+        identical((q + shift).subs({q: t, shift: 0}), t) and identical((k - q).subs(q, t), k - t),
         equation=5,
     )
 
@@ -178,8 +187,15 @@ def _prove_least(proof: Proof) -> None:
         )
         square = coefficients[:, : d + 1]
         proof.check(
-            f"d + 1 targets have independent rows, whatever their constants, d = {d}",
+            f"0 and the unit vectors: d + 1 targets with independent rows, any constants, d = {d}",
             square.det() != 0 and not square.free_symbols,
+            equation=9,
+        )
+        doubled = [2 * int(i == 0) for i in range(d)]
+        functions = sp.Matrix([[sum(x * x for x in k), *k, 1] for k in (origin, *units, doubled)])
+        proof.check(
+            f"|k|², k and 1 are independent on 0, the unit vectors and twice the first, d = {d}",
+            functions.det() != 0,
             equation=9,
         )
         points = [origin, *units, far]
@@ -190,7 +206,7 @@ def _prove_least(proof: Proof) -> None:
             ]
         )
         proof.check(
-            f"the squared distances of d + 2 points have full rank, d = {d}",
+            f"0, the unit vectors, (2, 1, ..., 1): their squared distances have full rank, d = {d}",
             matrix.rank() == d + 2,
             equation=9,
         )
@@ -207,18 +223,44 @@ def _prove_exactness(proof: Proof) -> None:
         ),
         equation=10,
     )
+    terms = [
+        (a, b, c) for a, b, c in product(range(-8, 9), repeat=3) if abs(a) + abs(b) + abs(c) <= 8
+    ]
+    proof.check(
+        "three integers whose moduli add up to 2^3 or less are added without rounding to 3 bits",
+        all(
+            rounded(rounded(Fraction(a + b), 3) + c, 3) == a + b + c
+            for of_some in terms
+            for a, b, c in permutations(of_some)
+        ),
+        equation=10,
+    )
     scale, number, a = sp.symbols("e n a", integer=True, positive=True)
     proof.check(
         "α n = 2^b (a n): scaling by a power of two keeps the bits",
         identical(2**scale * (a * number), (a * 2**scale) * number),
         equation=10,
     )
-    n, k = sp.symbols("n k", nonnegative=True)
+    k, t, r, s = sp.symbols("k t r s", nonnegative=True)
+    beside = (3 * (k + s) ** 2 - k**2 - 2 * k * t).subs(t, k + s - r)
     proof.check(
-        "on |k_i|, |t_i| ≤ n: n² + 2 n n = 3 n² for each axis, 4 n² with the constant",
-        identical(n**2 + 2 * n * n, 3 * n**2)
-        and identical(n**2 + 2 * n * n + n**2, 4 * n**2)
-        and nonnegative(k),
+        "one axis, n = k + s = t + r: 3 n² - k² - 2 k t = 3 s² + 4 k s + 2 k r >= 0",
+        identical(beside, 3 * s**2 + 4 * k * s + 2 * k * r)
+        and nonnegative(3 * s**2 + 4 * k * s + 2 * k * r),
+        equation=11,
+    )
+    proof.check(
+        "and n² - t² = 2 t r + r² >= 0 more for the constant",
+        identical((t + r) ** 2 - t**2, 2 * t * r + r**2) and nonnegative(2 * t * r + r**2),
+        equation=11,
+    )
+    proof.check(
+        "the plane in float32: n = 1672, centred 1448; bfloat16: n = 11, in two digits 128",
+        6 * 1672**2 <= 2**24 < 6 * 1673**2
+        and 8 * 1448**2 <= 2**24 < 8 * 1449**2
+        and 2 * 11**2 <= 2**8 < 2 * 12**2
+        and 2 * 128 == 2**8
+        and 2 * 128**2 == 256 * 128,
         equation=11,
     )
     with precision(BITS):
@@ -383,6 +425,11 @@ def _prove_evaluations(proof: Proof) -> None:
             and sum(abs(a * b) for a, b in terms) == abs(n * m),
             equation=22,
         )
+    proof.check(
+        "a line of 2047 keys to each side: 4 n² < 2^24; with a sink of gap 1 it is 1448",
+        4 * 2047**2 < 2**24 <= 4 * 2048**2 and 2 * 4 * 1448**2 + 1 < 2**24 <= 2 * 4 * 1449**2,
+        equation=22,
+    )
     proof.check(
         "digits at places i and j of numbers whose product is below 2^24 have i + j of 2 at most",
         all(256 ** (i + j) >= 2**24 for i in range(4) for j in range(4) if i + j > 2),

@@ -30,7 +30,8 @@ THEOREM = Theorem(
         "integer e ≠ 0. Smallest eigenvalue ≤ smallest pivot ≤ μ ≤ smallest diagonal entry, and μ "
         "is found exactly among the integer points of a box. The off-target mass is at most "
         "2(2^d − 1) x + (4^d α/(α − d/4) − 2^(d+1) + 1) x², x = e^−α, whatever Λ and the grid. "
-        "A sink pads with zeros for every Λ; the edge is replicated if and only if Λ is diagonal."
+        "A sink pads with zeros for every Λ; the edge is replicated on every box if and only if Λ "
+        "is diagonal."
     ),
     hypotheses=(
         "Λ is a symmetric positive definite matrix of d rows",
@@ -202,7 +203,7 @@ def _prove_search(proof: Proof) -> None:
     """The box that holds every short vector, and an axis that need not be searched: (10), (11)."""
     t, inner, length, other = sp.symbols("t p y z", real=True)
     proof.check(
-        "Q(y - t z) = Q(y) - 2 t <y, z> + t² Q(z), and at t = <y, z>/Q(z) its least value",
+        "Q(y) - 2 t <y, z> + t² Q(z) at t = <y, z>/Q(z) is Q(y) - <y, z>²/Q(z)",
         equal(
             (length - 2 * t * inner + t**2 * other).subs(t, inner / other),
             length - inner**2 / other,
@@ -249,11 +250,22 @@ def _prove_packing(proof: Proof) -> None:
             identical(_value(matrix, 2 * u), 4 * _value(matrix, u)),
             equation=14,
         )
-    r, gap = sp.symbols("r mu", positive=True)
-    d = sp.Symbol("d", integer=True, positive=True)
+    r, more, gap = sp.symbols("r s mu", positive=True)
     proof.check(
-        "two points nearer than √μ/2 to a third are nearer than √μ: 2 μ/4 + 2 μ/4 = μ",
-        identical(2 * gap / 4 + 2 * gap / 4, gap),
+        "2 Q(v) + 2 Q(w) < μ for Q(v) = μ/4 - r and Q(w) = μ/4 - s, r, s > 0",
+        positive(gap - (2 * (gap / 4 - r) + 2 * (gap / 4 - more))),
+        equation=12,
+    )
+    radius = sp.Symbol("R", positive=True)
+    proof.check(
+        "the quotient of the volumes is (2 R + 1)^d, d = 1, 2, 3",
+        all(
+            equal(
+                ((radius + sp.Rational(1, 2)) ** d * gap**d) / (gap / 2) ** d,
+                (2 * radius + 1) ** d,
+            )
+            for d in DIMENSIONS
+        ),
         equation=12,
     )
     with precision(BITS):
@@ -262,7 +274,7 @@ def _prove_packing(proof: Proof) -> None:
         stated = [Fraction(1), Fraction(1274, 1000), Fraction(154, 100)]
         proof.check(
             "4 / V_d^(2/d) is 1, < 1.274, < 1.54 for d = 1, 2, 3",
-            constants[0].overlaps(arb(1))
+            Fraction(4, 2**2) == stated[0]  # V_1 = 2
             and all(c < ball(s) for c, s in zip(constants[1:], stated[1:], strict=True)),
             equation=13,
         )
@@ -272,8 +284,16 @@ def _prove_packing(proof: Proof) -> None:
         equation=14,
     )
     proof.check(
-        "2^d - 1 classes other than 0, of two vectors each; class 0 has Q ≥ 4 μ",
-        identical(2 * (2**d - 1), 2 ** (d + 1) - 2),
+        "there are 2^d - 1 classes modulo 2 other than that of 0, d = 1, ..., 9",
+        all(
+            len([odd for odd in product((0, 1), repeat=d) if any(odd)]) == 2**d - 1
+            for d in range(1, 10)
+        ),
+        equation=15,
+    )
+    proof.check(
+        "in the class of 0 a vector 2 y has Q = 4 Q(y): for Q(y) = μ + r it is beyond 2 μ",
+        positive(4 * (gap + r) - 2 * gap),
         equation=15,
     )
     forms = ((((1,),), 1), (HEXAGONAL, 1), (BODY_CENTRED, 5))
@@ -364,6 +384,15 @@ def _prove_half_precision(proof: Proof) -> None:
             )
     with precision(BITS):
         proof.check("25 ln 2 > 17", 25 * arb.const_log2() > 17, equation=19)
+    c, over, more = sp.symbols("c o r", positive=True)
+    proof.check(
+        "α/(α - c) falls with α > c: at α = c + o it is c r/(o (o + r)) more than at α + r",
+        equal(
+            (c + over) / over - (c + over + more) / (over + more), c * more / (over * (over + more))
+        )
+        and positive(c * more),
+        equation=19,
+    )
 
 
 def _prove_borders(proof: Proof) -> None:
@@ -382,31 +411,44 @@ def _prove_borders(proof: Proof) -> None:
         and nonnegative(2 * entry * j * m),
         equation=21,
     )
-    target, clamp = (-1, 2), (0, 2)
-    values = {
-        key: form(HEXAGONAL, [k - t for k, t in zip(key, target, strict=True)])
-        for key in product(range(5), repeat=2)
-    }
+    target = (-1, 1)
+    values = [
+        form(HEXAGONAL, [k - t for k, t in zip(key, target, strict=True)])
+        for key in ((0, 0), (0, 1))
+    ]
     proof.check(
-        "Λ = [[1, 1/2], [1/2, 1]], target (-1, 2) of 5 x 5 pixels: the clamp ties with (0, 1)",
-        {key for key, value in values.items() if value == min(values.values())} == {clamp, (0, 1)},
+        "Λ = [[1, 1/2], [1/2, 1]], target (-1, 1) of 1 x 2 pixels: the clamp (0, 1) ties with the "
+        "other pixel, (0, 0)",
+        values == [1, 1],
         equation=22,
     )
-    diagonal, off = sp.Symbol("l", positive=True), sp.Symbol("b", positive=True)
-    beyond = diagonal / (2 * off)
+    j, more = sp.Symbol("j", positive=True), sp.Symbol("p", nonnegative=True)
+    off = sp.Symbol("b", positive=True)
+    for d in (2, 3, 4):
+        for sign in (1, -1):
+            matrix = _symmetric("L", d).subs(sp.Symbol("L01", real=True), sign * off)
+            beyond, sideways = sp.eye(d)[:, 0] * j, sp.eye(d)[:, 1] * -sign
+            proof.check(
+                f"one step sideways changes the form by Λ_22 - 2 |Λ_12| j, d = {d}, "
+                f"Λ_12 {'>' if sign > 0 else '<'} 0",
+                identical(
+                    _value(matrix, beyond + sideways) - _value(matrix, beyond),
+                    matrix[1, 1] - 2 * off * j,
+                ),
+                equation=22,
+            )
     proof.check(
-        "one step sideways changes the form by Λ_22 - 2 |Λ_12| j, 0 at j = Λ_22/(2 |Λ_12|)",
-        equal(diagonal - 2 * off * beyond, sp.Integer(0)),
+        "that is not positive for j = (Λ_22 + p)/(2 |Λ_12|), p >= 0: -p",
+        identical(entry - 2 * off * (entry + more) / (2 * off), -more),
         equation=22,
     )
 
 
 def _prove_rounding(proof: Proof) -> None:
     """What a computed score may err, and that the stated gap covers it: (23) to (25)."""
-    product_, sum_ = sp.symbols("p s", nonnegative=True)
     proof.check(
         "|Λ_ij| (|δ_i| |δ_j| + 2 |δ_i| |Δ_j|) are the sizes of the products, d = 1, 2, 3",
-        all(_sizes_add_up(d) for d in DIMENSIONS) and positive(1 + product_ + sum_),
+        all(_sizes_add_up(d) for d in DIMENSIONS),
         equation=23,
     )
     u, n = sp.Symbol("u", positive=True), 24
@@ -419,8 +461,13 @@ def _prove_rounding(proof: Proof) -> None:
         equation=23,
     )
     proof.check(
-        "an integer of at most 2^53 units is a float64, and so is each partial sum of such",
-        all(Fraction(float(k)) == k for k in (2**53 - 1, 2**53)) and float(2**53 + 1) == 2**53,
+        "an integer n is an odd one of at most p bits times a power of two, if n ≤ 2^p; 2^p + 1 is "
+        "none: every n, p = 1, ..., 12",
+        all(
+            all((n // (n & -n)).bit_length() <= p for n in range(1, 2**p + 1))
+            and ((2**p + 1) // ((2**p + 1) & -(2**p + 1))).bit_length() == p + 1
+            for p in range(1, 13)
+        ),
         equation=24,
     )
     gap, more, error = sp.symbols("mu p c", positive=True)

@@ -14,7 +14,7 @@ from math import prod
 import sympy as sp
 from flint import fmpq, fmpq_mat, fmpz_mat
 
-from theory.tools.proof import Proof, Step, Theorem, equal, identical, nonnegative, positive
+from theory.tools.proof import Proof, Step, Theorem, equal, identical, nonnegative
 
 __all__ = [
     "THEOREM",
@@ -41,7 +41,8 @@ THEOREM = Theorem(
         "layer errs less than a constant does. "
         "On a box with zero padding that number is the product of n_i − |Δ_i|, on a torus or with "
         "padded keys the number of queries; where rows sum to one, N_h (m − 1) + 1 has to reach "
-        "it. Both counts suffice. With padded keys every kernel but 0 needs as many. In Euclidean "
+        "it. The first count suffices; the second on a torus and with padded keys. "
+        "With padded keys every kernel but 0 needs as many. In Euclidean "
         "norm a missing rank costs a whole unit, and on a torus the best error is the next largest "
         "|Ŵ|. Content does not help: near the zero image the layer is linear. Softmax attention is "
         "not of low rank: on a line two features in the scores suffice."
@@ -197,15 +198,34 @@ def _prove_ranks(proof: Proof) -> None:
     )
     one = [[Fraction(1), Fraction(0)], [Fraction(0), Fraction(0)]]
     other = [[Fraction(0), Fraction(0)], [Fraction(0), Fraction(1)]]
+    first, second = (sp.Matrix(3, 2, sp.symbols(f"{name}:6")) for name in "fg")
+    third, fourth = (sp.Matrix(4, 2, sp.symbols(f"{name}:8")) for name in "uv")
     proof.check(
-        "ranks add up, and may reach the sum",
+        "the sum of two heads of two features is one head of all four, features symbolic",
+        identical(
+            first * third.T + second * fourth.T,
+            sp.Matrix.hstack(first, second) * sp.Matrix.hstack(third, fourth).T,
+        ),
+        equation=2,
+    )
+    value, output = sp.Matrix(2, 1, sp.symbols("V:2")), sp.Matrix(1, 2, sp.symbols("O:2"))
+    kron = sp.kronecker_product
+    proof.check(
+        "with D_h = 1 a head of two features on two channels is a product through 2 D_h columns",
+        identical(
+            kron(first * third.T, value * output), kron(first, value) * kron(third.T, output)
+        ),
+        equation=2,
+    )
+    proof.check(
+        "two matrices of rank 1 with a sum of rank 2",
         rank([[a + b for a, b in zip(x, y, strict=True)] for x, y in zip(one, other, strict=True)])
         == rank(one) + rank(other),
         equation=2,
     )
     heads, m = sp.symbols("H m", integer=True, positive=True)
     proof.check(
-        "ranges that share one vector: each further head adds at most m - 1 dimensions",
+        "m - 1 dimensions more than N_h (m - 1) + 1 are those of one more head",
         identical((heads * (m - 1) + 1) + (m - 1), (heads + 1) * (m - 1) + 1),
         equation=3,
     )
@@ -224,10 +244,19 @@ def _prove_ranks(proof: Proof) -> None:
 
 def _prove_floor(proof: Proof) -> None:
     """An image that is not seen, and two images with one output: (5) to (7)."""
-    unknowns, rows = sp.symbols("n r", integer=True, positive=True)
+    seen = [
+        (matrix, invisible_image(matrix, range(3)))
+        for entries in product(map(Fraction, (-1, 0, 1)), repeat=6)
+        for matrix in ([list(entries[:3]), list(entries[3:])],)
+    ]
     proof.check(
-        "the kernel of M on N pixels has at least N - r dimensions: 1 or more for N = r + 1 + k",
-        positive((rows + 1 + unknowns) - rows),
+        "every 2 x 3 matrix with entries -1, 0, 1 maps to 0 an image whose largest modulus is 1",
+        all(
+            image is not None
+            and max(map(abs, image)) == 1
+            and all(sum(w * z for w, z in zip(row, image, strict=True)) == 0 for row in matrix)
+            for matrix, image in seen
+        ),
         equation=5,
     )
     z, y, b = sp.symbols("z y b", real=True)
@@ -303,11 +332,14 @@ def _prove_kernels(proof: Proof) -> None:
             ),
             equation=9,
         )
-    leading, rest, size = sp.symbols("w s z", nonnegative=True)
+    leading, one, other, less, least = sp.symbols("w a b r s", nonnegative=True)
     proof.check(
-        "where |Z| is 1, |C Z| is at least |W_0| - Σ|W_δ|",
-        identical(leading * 1 - rest * size + rest * (size - 1), leading - rest)
-        and nonnegative(rest * (1 - size).subs(size, 1)),
+        "two other taps: |W_0| - Σ|W_δ| |Z_δ| is Σ|W_δ| (1 - |Z_δ|) >= 0 more than |W_0| - Σ|W_δ|",
+        identical(
+            (leading - one * (1 - less) - other * (1 - least)) - (leading - one - other),
+            one * less + other * least,
+        )
+        and nonnegative(one * less + other * least),
         equation=10,
     )
     for n in (3, 4):
@@ -337,12 +369,25 @@ def _prove_kernels(proof: Proof) -> None:
 
 def _prove_content(proof: Proof) -> None:
     """With content the layer is linear near the zero image: (13)."""
-    t, x, a0, a1 = sp.symbols("t x a_0 a_1")
-    layer = (a0 + a1 * t * x) * t * x
+    c = sp.symbols("c:2")
+    bright, dark = ([sp.Matrix(2, 3, sp.symbols(f"{n}{h}_:6")) for h in (0, 1)] for n in "ab")
+    image = sp.Matrix(sp.symbols("x:3"))
+    positional = c[0] * dark[0] + c[1] * dark[1]
     proof.check(
-        "weights that depend on the image change the output in second order alone",
-        identical(sp.diff(layer, t).subs(t, 0), a0 * x)
-        and identical(layer - t * x * a0, a1 * t**2 * x**2),
+        "two heads, two queries, three keys: the layer is M X + Σ c_h (A^h(X) - A^h(0)) X",
+        identical(
+            (c[0] * bright[0] + c[1] * bright[1]) * image,
+            positional * image
+            + (c[0] * (bright[0] - dark[0]) + c[1] * (bright[1] - dark[1])) * image,
+        ),
+        equation=13,
+    )
+    size, omega, b, y, e = sp.symbols("rho omega b y e", real=True)
+    proof.check(
+        "two wanted outputs ρ apart and two outputs e apart: the errors add up to ρ - e or more, "
+        "and half of it is ρ (1/2 - ω) for e = 2 ρ ω",
+        identical((b + size - (y + e)) + (y - b), size - e)
+        and identical((size - e).subs(e, 2 * size * omega) / 2, size * (sp.Rational(1, 2) - omega)),
         equation=13,
     )
 

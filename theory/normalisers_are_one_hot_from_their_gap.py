@@ -308,8 +308,14 @@ def _sink(proof: Proof) -> None:
         equation=16,
     )
     weights, value = sp.symbols("w:4"), sp.Symbol("y")
+    parts = sp.symbols("f:4", positive=True)
     proof.check(
-        "a row maps a constant image to the constant times the sum of its weights",
+        "four keys: quotients f_k / Σ f sum to 1",
+        equal(sum(f / sum(parts) for f in parts), sp.Integer(1)),
+        equation=17,
+    )
+    proof.check(
+        "four keys: a row maps a constant image to the constant times the sum of its weights",
         identical(sum(w * value for w in weights), value * sum(weights)),
         equation=17,
     )

@@ -192,7 +192,7 @@ def _prove_system(proof: Proof) -> None:
 def _prove_invertible(proof: Proof) -> None:
     """A sum of n exponentials has at most n - 1 zeros: (5), (6)."""
     t = sp.Symbol("t", real=True)
-    gap, a = sp.Symbol("g", positive=True), sp.Symbol("a", nonzero=True)
+    gap, a = sp.Symbol("g", nonzero=True), sp.Symbol("a", nonzero=True)
     for n in (2, 3, 4, 5):
         rates, sizes = sp.symbols(f"c:{n}", real=True), sp.symbols(f"a:{n}", real=True)
         divided = sum(s * sp.exp((c - rates[0]) * t) for c, s in zip(rates, sizes, strict=True))
@@ -203,7 +203,11 @@ def _prove_invertible(proof: Proof) -> None:
             identical(sp.diff(divided, t), derivative),
             equation=5,
         )
-    proof.check("no later coefficient vanishes", (gap * a).is_nonzero is True, equation=5)
+    proof.check(
+        "a difference of rates and a coefficient, neither 0, have a product other than 0",
+        (gap * a).is_nonzero is True,
+        equation=5,
+    )
     proof.check(
         "no determinant vanishes: all choices of up to 4 of 5 bases and of 5 exponents",
         all(
@@ -244,8 +248,19 @@ def _prove_signs(proof: Proof) -> None:
             all(bool(c > 0) for c in quotient.coeffs()),
             equation=7,
         )
+    matrix = sp.Matrix(3, 3, lambda i, j: sp.Symbol(f"E{i}{j}"))
+    adjugate = matrix.adjugate()
     proof.check(
-        "the inverse alternates: increasing y and r, up to 7 heads",
+        "3 x 3: row j and column h of the adjugate is (-1)^(h + j) times the minor without h and j",
+        all(
+            identical(adjugate[j, h], (-1) ** (h + j) * matrix.minor(h, j))
+            for h in range(3)
+            for j in range(3)
+        ),
+        equation=8,
+    )
+    proof.check(
+        "the inverse alternates for y_h = h/3 and r_j = j², 1 to 7 heads",
         all(
             alternates(powers([Fraction(y, 3) for y in range(1, n)], [j * j for j in range(1, n)]))
             for n in range(2, 9)
@@ -321,7 +336,7 @@ def _prove_border(proof: Proof) -> None:
     """Where a query misses a tap, other matrices would be needed: (13)."""
     b_j, b_m, x_j, ratio, total, missed, other = sp.symbols("b_j b_m x_j z Z E o")
     proof.check(
-        "at W_m: z b_m = b_m x_m, so every ratio z is the same; at W_j: (z - 1) b_j = b_m x_j",
+        "at W_j: z b_j = b_j + b_m x_j says (z - 1) b_j = b_m x_j",
         identical(ratio * b_j - (b_j + b_m * x_j), (ratio - 1) * b_j - b_m * x_j),
         equation=13,
     )
@@ -356,7 +371,7 @@ def _prove_conditioning(proof: Proof) -> None:
     for n in (1, 2, 3, 6):
         steps = sum(rho ** (-i) - rho ** (-i - 1) for i in range(n))
         proof.check(
-            f"the first {n} differences telescope to κ (1 - ρ^-{n}) < κ",
+            f"the first {n} differences telescope to κ (1 - ρ^-{n})",
             identical(kappa * steps, kappa * (1 - rho ** (-n))),
             equation=16,
         )
@@ -427,8 +442,8 @@ def _amplified_within(taps: int, keys: int, bits: int) -> bool:
 def _prove_floating_point(proof: Proof) -> None:
     """Scores, matrices and coefficients in floating point: (19) to (22)."""
     proof.check(
-        "three roundings of at most κ u move a score by at most u, since κ <= 1/4",
-        3 * Fraction(VISIBLE, 16) <= 1,
+        "3 κ u <= u for κ = 4/ρ, ρ = 2^4, ..., 2^8",
+        all(3 * Fraction(VISIBLE, 2**bits) <= 1 for bits in range(4, 9)),
         equation=19,
     )
     gain, matrix, first, second, third = sp.symbols("Z M d e f", positive=True)

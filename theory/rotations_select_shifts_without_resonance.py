@@ -197,9 +197,23 @@ def _prove_drops(proof: Proof) -> None:
         nonnegative((gap + more) + sp.Symbol("H", nonnegative=True) - gap),
         equation=5,
     )
+    alpha, less = sp.Symbol("alpha", positive=True), sp.Symbol("r", nonnegative=True)
+    proof.check(
+        "e^(-α G/g) is e^(-α) times e^(-α r/g) for G = g + r; e^(α r/g) is 1 at r = 0 and grows",
+        identical(sp.exp(-alpha * (gap + less) / gap), sp.exp(-alpha) * sp.exp(-alpha * less / gap))
+        and sp.exp(alpha * less / gap).subs(less, 0) == 1
+        and sp.diff(sp.exp(alpha * less / gap), less).is_positive is True,
+        equation=6,
+    )
+    rows, columns = sp.symbols("x:2", positive=True), sp.symbols("y:3", positive=True)
+    proof.check(
+        "two axes of two and three keys: the sum over the box is the product of the sums",
+        identical(sum(x * y for x, y in product(rows, columns)), sum(rows) * sum(columns)),
+        equation=6,
+    )
     first, second, r, total = sp.symbols("L0 L1 r S", positive=True)
     proof.check(
-        "a larger off-target sum on an axis makes a larger product, and 1 - 1/S grows with S",
+        "two axes: a larger off-target sum makes a larger product, and 1 - 1/S grows with S",
         positive((1 + first + r) * (1 + second) - (1 + first) * (1 + second))
         and equal(1 / total - 1 / (total + r), r / (total * (total + r))),
         equation=6,
@@ -384,7 +398,12 @@ def _prove_borders(proof: Proof) -> None:
         )
     turns = sp.Symbol("m", integer=True)
     proof.check(
-        "if n turns by whole turns then a score has period n",
+        "from left to right, at m = 0: the drop at distance 0 is 0",
+        1 - sp.cos(THETA * 0) == 0,
+        equation=17,
+    )
+    proof.check(
+        "from right to left: if n turns by whole turns then a score has period n",
         sp.cos(sp.expand(THETA * (K_ + 2 * sp.pi * turns / THETA))) == sp.cos(THETA * K_),
         equation=17,
     )

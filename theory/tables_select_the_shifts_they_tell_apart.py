@@ -33,14 +33,15 @@ THEOREM = Theorem(
     gist="Swin, BEiT, rows and columns, T5: the exact leak, and the floor where buckets are shared",
     claim=(
         "Heads that look their scores up in a table, by the bucket of the displacement, select "
-        "exactly the shifts that are alone in their bucket: one entry 0 and all others −g give the "
-        "gap g, and for a shift that shares its bucket no layer of such heads has a smaller worst "
-        "error than a constant. "
+        "every shift that is alone in its bucket: one entry 0 and all others −g give the gap g; "
+        "where a query sees another key in the bucket of its target, no layer of such heads has a "
+        "smaller worst error than a constant. "
         "On T keys the leak is exactly L/(1 + L), L = (T − 1)e^−g, the least of all tables of that "
         "range; one table for each axis has L = Π(1 + (n_i − 1)e^−g) − 1. A target beyond the edge "
         "sees the mean of all keys, and with a sink at −g/2 zero. A shared bucket costs half the "
-        "range of the pixels, and 1 − 1/m of their variance in the mean square, m of its keys in "
-        "view. T5 selects the shifts |Δ| < 8."
+        "range of the pixels, and 1 − 1/m of their variance in the mean square, at a query with "
+        "m ≥ 2 of its keys in view; with padded keys every shift that is not alone has one. "
+        "T5 selects the shifts |Δ| < 8."
     ),
     hypotheses=(
         "head h scores key k at query q by s_h(β(k − q)): a table s_h of real numbers for each "
@@ -50,7 +51,9 @@ THEOREM = Theorem(
         "a shift is alone if no other displacement in reach, from a query to a key, has its bucket",
         "leaks: the weights are the softmax of the scores, over the reals",
         "floors: any number of heads, any values and biases, any normaliser by which equal scores "
-        "of a row have equal weights; the pixels fill an interval of length R",
+        "of a row have equal weights; the pixels fill an interval of length R; the keys are "
+        "padded, one at every target, or some query has target and another key of its bucket "
+        "among the keys",
     ),
     notation={
         "β(δ), s_h": "the bucket of a displacement, and the table of head h",
@@ -306,7 +309,7 @@ def _prove_floors(proof: Proof) -> None:
     seen = [sum(weight[h][b] * value[h] for h in range(heads)) for b in range(3)]
     exchanged = [pixels[k] for k in (0, 2, 1, 3, 4)]
     proof.check(
-        "the layer sees the sum over each bucket alone",
+        "three heads, five keys, three buckets: the layer sees the sum over each bucket alone",
         identical(output(pixels), bias + sum(s * c for s, c in zip(sums, seen, strict=True))),
         equation=12,
     )
@@ -328,6 +331,7 @@ def _prove_floors(proof: Proof) -> None:
         all(nonnegative((p + r) / 2 - sign * (p - (p + r) / 2)) for sign in (1, -1)),
         equation=13,
     )
+    _prove_that_one_key_in_view_is_no_floor(proof)
     coefficient, rest = sp.symbols("c e", real=True)
     across = (coefficient * high + rest) - (coefficient * low + rest)
     proof.check(
@@ -364,9 +368,28 @@ def _prove_floors(proof: Proof) -> None:
     square = (mean + deviation - coefficient) ** 2
     apart = deviation**2 + (mean - coefficient) ** 2
     proof.check(
-        "about their mean squares add: the rest, 2 f (k_0 - c), sums to 0",
+        "about a mean k_0 the squares of k_0 + f - c add up to f² + (k_0 - c)², and 2 f (k_0 - c)",
         identical(square - apart, 2 * deviation * (mean - coefficient)),
         equation=15,
+    )
+
+
+def _prove_that_one_key_in_view_is_no_floor(proof: Proof) -> None:
+    """Two displacements of one bucket, never together in view: the shift is reached, (13)."""
+    y = sp.Symbol("y", positive=True)  # e^(-g/2), the weight of the sink relative to an entry 0
+    tables = ({-2: 1, 2: 1, -1: y**-2}, {-1: 1})  # all other entries are -g
+    heads = []
+    for table in tables:
+        weights = sp.Matrix(3, 3, lambda q, k, t=table: t.get(k - q, y**2))
+        totals = [sum(weights[q, :]) + y for q in range(3)]
+        heads.append(
+            sp.Matrix(3, 3, lambda q, k, w=weights, t=totals: sp.cancel(w[q, k] / t[q]).subs(y, 0))
+        )
+    proof.check(
+        "three pixels, a sink, β(-2) = β(2): the difference of two heads tends to the shift by 2, "
+        "in the limit y -> 0 of its quotients",
+        heads[0] - heads[1] == sp.Matrix([[0, 0, 1], [0, 0, 0], [0, 0, 0]]),
+        equation=13,
     )
 
 
@@ -389,7 +412,11 @@ def _prove_t5(proof: Proof) -> None:
                 ties.append(distance)
             else:
                 agree &= t5_bucket(-distance) == 8 + min(7, int(step))
-    proof.check("integers decide as logarithms do, where these decide", agree, equation=17)
+    proof.check(
+        "distances 8 to 139: integers decide as logarithms do, where these decide",
+        agree,
+        equation=17,
+    )
     proof.check(
         "where they do not, at 16, 32, 64 and 128, the quotient is an integer: (l/8)^8 = 16^j",
         ties == [16, 32, 64, 128]
@@ -410,7 +437,7 @@ def _prove_t5(proof: Proof) -> None:
         )
         alone = max(n for n in starts if n + 1 in starts)
         proof.check(
-            f"alone are the shifts from -{alone} to {alone}",
+            f"N = {max_distance}, shifts up to 150: alone are those from -{alone} to {alone}",
             [s for s in reach if is_alone(s, reach, bucket.__getitem__)]
             == list(range(-alone, alone + 1)),
             equation=18,

@@ -310,7 +310,7 @@ def _prove_borders(proof: Proof) -> None:
         equation=12,
     )
     proof.check(
-        "1/(1 + w) + w/(1 + w) = 1: no sink serves both targets",
+        "1/(1 + w) + w/(1 + w) = 1: one of the two is at most 1/2",
         equal(1 / (1 + w) + w / (1 + w), 1),
         equation=12,
     )
@@ -368,7 +368,7 @@ def _prove_circle(proof: Proof) -> None:
         equation=17,
     )
     proof.check(
-        "cos 2y - cos 2my = 2 sin((m + 1) y) sin((m - 1) y): neighbours are the runners-up",
+        "cos 2y - cos 2my = 2 sin((m + 1) y) sin((m - 1) y)",
         identical(
             (sp.cos(2 * y) - sp.cos(2 * m * y)).rewrite(sp.exp),
             (2 * sp.sin((m + 1) * y) * sp.sin((m - 1) * y)).rewrite(sp.exp),
@@ -376,7 +376,7 @@ def _prove_circle(proof: Proof) -> None:
         equation=17,
     )
     proof.check(
-        "up to four vertices no other scores above the centre, and from five on the neighbours do",
+        "up to four vertices no other scores above the centre; cos(2π/5) = (√5 - 1)/4 > 0",
         all(
             sp.cos(2 * sp.pi * j / n).is_nonpositive is True for n in (2, 3, 4) for j in range(1, n)
         )

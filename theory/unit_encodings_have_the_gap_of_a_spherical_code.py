@@ -138,7 +138,16 @@ def _prove_code(proof: Proof) -> None:
         equation=5,
     )
     proof.check(
-        "unit vectors as their own queries: 1 - <a_h, a_j>",
+        "a unit vector as its own query: <a_h, a_h - a_j> = 1 - <a_h, a_j>, and 1 for the centre",
+        identical(
+            inner({"a": one}, {"a": one, "b": -one}).subs(gram[frozenset("a")], 1),
+            1 - gram[frozenset("ab")],
+        )
+        and identical(inner({"a": one}, {"a": one}).subs(gram[frozenset("a")], 1), 1),
+        equation=6,
+    )
+    proof.check(
+        "the regular simplex of 2, 3, 4 and 7 vertices, one dimension less: gap 1 + 1/(N - 1)",
         all(
             gap_of(simplex(n)) == 1 + Fraction(1, n - 1) and dimension_of(simplex(n)) == n - 1
             for n in (2, 3, 4, 7)
@@ -183,7 +192,7 @@ def _prove_rankin(proof: Proof) -> None:
 
 
 def _prove_beside_others(proof: Proof) -> None:
-    """The best gap of N <= D shifts beside other displacements: (10) to (14)."""
+    """The best gap of N <= D shifts beside other displacements: (9) to (14)."""
     m, n, size, t = sp.symbols("m n N t")
     one, total, cross, other = sp.symbols("S A2 Ab b2")  # Σ|a_h|², |A|², <A, b>, |b|²
     kappa = m * (2 - (size - 2) * m)
@@ -193,6 +202,15 @@ def _prove_beside_others(proof: Proof) -> None:
         + size * (m**2 * total + 2 * m * n * cross + n**2 * other)
     )
     with_n = {n: 1 - (size - 1) * m}
+    own, others, centre = sp.symbols("va vA vb")  # <v_h, a_h>, <v_h, A>, <v_h, b>
+    proof.check(
+        "m times N - 1 margins and n times that to b: <v_h, (1 + m) a_h - m A - n b>",
+        identical(
+            (m * ((size - 1) * own - (others - own)) + n * (own - centre)).subs(with_n),
+            ((1 + m) * own - m * others - n * centre).subs(with_n),
+        ),
+        equation=9,
+    )
     proof.check(
         "Σ |(1 + m) a_h - m A - n b|^2 = (1 + m)^2 Σ|a_h|^2 - κ |A|^2 - 2 n^2 <A, b> + N n^2 |b|^2",
         identical(
@@ -319,14 +337,24 @@ def _prove_caps(proof: Proof) -> None:
     )
     with precision(BITS):
         proof.check(
-            "C_3 = 4, C_4 = 3π/2 and C_5 = 16/3",
+            "C_3 = 4; the balls around C_4 and C_5 meet those of 3π/2 and 16/3",
             cap_constant(3) == 4
             and cap_constant(4).overlaps(3 * arb.pi() / 2)
             and cap_constant(5).overlaps(arb(16) / 3),
             equation=17,
         )
-    half = equal((1 - cosine**2) / (1 + cosine), 1 - cosine)
-    proof.check("1 - cos φ = sin² φ/(1 + cos φ)", half, equation=18)
+    proof.check(
+        "1 - cos φ is (1 - cos φ)²/2 >= 0 more than sin² φ/2",
+        identical(1 - cosine - (1 - cosine**2) / 2, (1 - cosine) ** 2 / 2)
+        and nonnegative(sp.Symbol("r", real=True) ** 2),
+        equation=18,
+    )
+    k, ratio = sp.symbols("k x", positive=True)  # D - 1; C_D/N above and 2/(N - 1) below
+    proof.check(
+        "sin^(D-1) = x at sin² = x^(2/(D-1)): x is C_D/N above, and 2/(N - 1) below",
+        equal((ratio ** (1 / k)) ** k, ratio) and equal((ratio ** (1 / k)) ** 2, ratio ** (2 / k)),
+        equation=18,
+    )
 
 
 def _prove_sharp(proof: Proof) -> None:
@@ -338,7 +366,12 @@ def _prove_sharp(proof: Proof) -> None:
         equation=19,
     )
     proof.check(
-        "its product with x ⊗ ... ⊗ x is Q_k(<x, y>): as many terms as pairs of places",
+        "their products with x ⊗ ... ⊗ x are |x|^k |y|^k Q_k of the cosine, there too",
+        all(_is_kernel(rank, dimension) for rank in (2, 3, 4) for dimension in (2, 3)),
+        equation=19,
+    )
+    proof.check(
+        "Q_k as the tools have it: 1, 3 and 6 pairs of places, and 3 pairs of pairs",
         identical(harmonic(2, d, t), t**2 - 1 / d)
         and identical(harmonic(3, d, t), t**3 - sp.binomial(3, 2) * t / (d + 2))
         and identical(
@@ -390,30 +423,46 @@ def _prove_sharp(proof: Proof) -> None:
     proof.check("two of its vertices have cosine ±1/√5 or -1", signs, equation=21)
 
 
+def _tensor(y: Sequence[sp.Symbol], index: Sequence[int]) -> sp.Expr:
+    """An entry of y ⊗ ... ⊗ y less the terms of (19), y of any norm."""
+    rank, dimension = len(index), len(y)
+    norm, places = sum(c**2 for c in y), range(rank)
+    one = sum(
+        int(index[i] == index[j]) * sp.Mul(*(y[index[k]] for k in places if k not in (i, j)))
+        for i, j in combinations(places, 2)
+    )
+    two = sum(
+        int(index[0] == index[i] and index[j] == index[k])
+        for i, j, k in ((1, 2, 3), (2, 1, 3), (3, 1, 2))
+        if rank == 4
+    )
+    scale = dimension + 2 * (rank - 2)
+    whole = sp.Mul(*(y[i] for i in index)) - sp.Rational(1, scale) * norm * one
+    return whole + sp.Rational(1, scale * (dimension + 2)) * norm**2 * two
+
+
 def _is_traceless(rank: int, dimension: int) -> bool:
-    """Whether y ⊗ ... ⊗ y, less the terms of (19), has no trace, y of any norm."""
+    """Whether that tensor has no trace."""
     y = sp.symbols(f"y:{dimension}")
-    norm = sum(c**2 for c in y)
-
-    def tensor(index: Sequence[int]) -> sp.Expr:
-        places = range(rank)
-        one = sum(
-            int(index[i] == index[j]) * sp.Mul(*(y[index[k]] for k in places if k not in (i, j)))
-            for i, j in combinations(places, 2)
-        )
-        two = sum(
-            int(index[0] == index[i] and index[j] == index[k])
-            for i, j, k in ((1, 2, 3), (2, 1, 3), (3, 1, 2))
-            if rank == 4
-        )
-        scale = dimension + 2 * (rank - 2)
-        whole = sp.Mul(*(y[i] for i in index)) - sp.Rational(1, scale) * norm * one
-        return whole + sp.Rational(1, scale * (dimension + 2)) * norm**2 * two
-
     return all(
-        identical(sum(tensor((*rest, k, k)) for k in range(dimension)), 0)
+        identical(sum(_tensor(y, (*rest, k, k)) for k in range(dimension)), 0)
         for rest in product(range(dimension), repeat=rank - 2)
     )
+
+
+def _is_kernel(rank: int, dimension: int) -> bool:
+    """Whether its product with x ⊗ ... ⊗ x is Q_k of the cosine times |x|^k |y|^k."""
+    x, y = (sp.symbols(f"{name}:{dimension}") for name in "xy")
+    contracted = sum(
+        sp.Mul(*(x[i] for i in index)) * _tensor(y, index)
+        for index in product(range(dimension), repeat=rank)
+    )
+    t, norms = sp.symbols("t n")  # <x, y>, and |x|^2 |y|^2, of degree 2 in t
+    coefficients = sp.Poly(harmonic(rank, dimension, t), t).all_coeffs()
+    homogeneous = sum(c * t ** (rank - i) * norms ** (i // 2) for i, c in enumerate(coefficients))
+    inner = sum(a * b for a, b in zip(x, y, strict=True))
+    squares = sum(a**2 for a in x) * sum(b**2 for b in y)
+    return identical(contracted, homogeneous.subs({t: inner, norms: squares}))
 
 
 def _prove_logits(proof: Proof) -> None:
@@ -422,6 +471,11 @@ def _prove_logits(proof: Proof) -> None:
     proof.check(
         "one over the ceiling of (18)",
         equal(1 / (2 * ratio**exponent), ratio**-exponent / 2),
+        equation=22,
+    )
+    proof.check(
+        "and one over its floor",
+        equal(1 / ((1 / ratio) ** exponent / 2), 2 * ratio**exponent),
         equation=22,
     )
     rho, length = sp.symbols("rho u", positive=True)
@@ -442,7 +496,13 @@ def _prove_logits(proof: Proof) -> None:
         equation=23,
     )
     proof.check(
-        "a diameter of √D fits into a ball of radius D/√(2 (D + 1))",
+        "√D times Jung's √(D/(2 (D + 1))) is D/√(2 (D + 1))",
         equal(sp.sqrt(d) * sp.sqrt(d / (2 * (d + 1))) * sp.sqrt(2 * (d + 1)) / d, sp.Integer(1)),
+        equation=24,
+    )
+    spread, radius, best = sp.symbols("L R c", positive=True)
+    proof.check(
+        "a gap of at most L R (1 - cos φ) makes L over it at least 1/(R (1 - cos φ))",
+        equal(spread / (spread * radius * best), 1 / (radius * best)),
         equation=24,
     )

@@ -58,6 +58,11 @@ class Gaussian(Encoding):
             _check_definite(self.precision)
 
     @property
+    def bounded_reach(self) -> bool:
+        """Whether a precision is given: what its scores may err grows with the distances."""
+        return self.precision is not None
+
+    @property
     def is_diagonal(self) -> bool:
         """Whether the score is a sum over the axes."""
         if self.precision is None:
@@ -84,7 +89,7 @@ class Gaussian(Encoding):
 
     @property
     def natural_borders(self) -> Mapping[str, Encoding | None]:
-        """The nearest pixel is the clamped one if the precision is diagonal, and only then."""
+        """On every grid the nearest pixel is the clamped one, iff the precision is diagonal."""
         return {"replicate": self if self.is_diagonal else None}
 
     def encode(self, displacements: Tensor, shifts: Tensor, grid: Lattice) -> tuple[Tensor, Tensor]:

@@ -28,9 +28,11 @@ class Alibi(Encoding):
     """Scores that fall with the distance, as in ALiBi: a head attends to its query's own pixel.
 
     `r_δ = |δ_1| + ... + |δ_d|` and v = -1, D_p = 1. The slope is the sharpness. The gap is 1 for a
-    shift of 0. Every other shift ties with its mirror image, so that 1 x 1 kernels alone are
-    expressed, without padding (which shifts them here). Source: arXiv 2108.12409, whose keys after
-    the query are masked. Theorem: `ties_cannot_express_convolution`.
+    shift of 0, and every other shift ties with its mirror image: heads select the shift 0 alone,
+    and a layer with a head for each tap has 1 x 1 kernels alone, without padding (which shifts them
+    here). Heads of several slopes together express every kernel that depends on the distance alone,
+    by equation 13 of the theorem; none is built. Source: arXiv 2108.12409, whose keys after the
+    query are masked. Theorem: `ties_cannot_express_convolution`.
 
     Args:
         causal: whether keys after the query are masked, in one dimension.

@@ -39,7 +39,6 @@ from constructions.matrix_units import Operation
 from constructions.normalisers import Normaliser
 from constructions.tracing import constant_of_traced_code, has_values, is_traced
 
-
 OutputSize = Sequence[int] | None
 """Of a transposed convolution, as torch takes it."""
 

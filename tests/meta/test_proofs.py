@@ -8,29 +8,10 @@ from theory.tools.proof import Step
 
 MODULES = {module.THEOREM.slug: module for module in theorems()}
 
-NOT_YET: tuple[str, ...] = (
-    "normalisers_are_one_hot_from_their_gap",  # its first sentence lists no links
-    "unit_encodings_have_the_gap_of_a_spherical_code",  # (9) has no step
-)
-"""Theorems whose pages are being mended elsewhere: to be emptied."""
 
-
-def differs(slug: str) -> bool:
-    """Whether a page lists other equations than the proof discharges, or none."""
-    try:
-        return claimed_equations(slug) != discharged_equations(MODULES[slug].prove())
-    except ValueError:
-        return True
-
-
-@pytest.mark.parametrize("slug", [slug for slug in MODULES if slug not in NOT_YET])
+@pytest.mark.parametrize("slug", MODULES)
 def test_page_lists_the_equations_that_its_proof_discharges(slug: str) -> None:
     assert discharged_equations(MODULES[slug].prove()) == claimed_equations(slug)
-
-
-@pytest.mark.parametrize("slug", NOT_YET)
-def test_page_that_is_still_excused_needs_its_excuse(slug: str) -> None:
-    assert differs(slug)
 
 
 # The list is read as it stands --------------------------------------------------------------------

@@ -11,19 +11,6 @@ import pytest
 from tests.support.ledger import ROOT
 from tests.support.tolerances import findings_in, tolerance_findings
 
-NOT_YET: tuple[str, ...] = (
-    "docs/theorems/one_dimension_expresses_every_convolution.md",
-    "docs/theorems/positional_heads_are_convolutions.md",
-    "docs/theorems/tables_select_the_shifts_they_tell_apart.md",
-    "docs/theorems/unit_encodings_have_the_gap_of_a_spherical_code.md",
-    "tests/theorems/test_gaussian_gap_is_a_shortest_vector.py",
-    "tests/theorems/test_normalisers_are_one_hot_from_their_gap.py",
-    "tests/theorems/test_tables_select_the_shifts_they_tell_apart.py",
-    "tests/theorems/test_ties_cannot_express_convolution.py",
-    "tests/theorems/test_unit_encodings_have_the_gap_of_a_spherical_code.py",
-)
-"""Files that still have such tolerances, and are being cleaned elsewhere: to be emptied."""
-
 FILES = {
     path.relative_to(ROOT).as_posix(): path
     for pattern in ("tests/**/*.py", "docs/**/*.md", "*.md", "conftest.py")
@@ -31,15 +18,10 @@ FILES = {
 }
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if name not in NOT_YET])
+@pytest.mark.parametrize("name", FILES)
 def test_file_has_no_tolerance_that_somebody_chose(name: str) -> None:
     findings = tolerance_findings(FILES[name])
     assert not findings, "\n".join(["", *findings])
-
-
-@pytest.mark.parametrize("name", NOT_YET)
-def test_file_that_is_still_excused_needs_its_excuse(name: str) -> None:
-    assert tolerance_findings(FILES[name])
 
 
 # The check finds what is wrong --------------------------------------------------------------------

@@ -24,6 +24,7 @@ from constructions.geometry.lattice import Lattice
 from constructions.layer.attention import MultiHeadSelfAttention
 from constructions.normalisers import NORMALISERS
 from constructions.sources.convolutions import geometry_of
+from tests.pages.digits import DOWN, number
 from tests.pages.options import FIXED, agrees, truth_of
 from tests.support.ledger import ROOT
 from tests.support.strategies import LAYERS, PADDING_MODES, Case, integer_cases
@@ -209,11 +210,17 @@ LOW_RANK = Floor(
 )
 CANNOT: Mapping[str, Floor] = {
     '`encoding="none"`': Floor(
-        ("any tap but the centre one", r"$\frac12 \sum_{\delta \ne 0} \lvert W_\delta\rvert$"), TIES
+        (
+            "any tap but the centre one",
+            r"$\frac12 \sum_{\delta \ne 0} \lvert W_\delta\rvert$, where a query sees its window "
+            "and at least half of the other keys lie outside it",
+        ),
+        TIES,
     ),
     '`encoding="alibi"`, other shifts than 0': Floor(
         (
-            r"kernels that are not functions of $\lvert\delta\rvert_1$: a shift, a blur in 2-D",
+            r"kernels that are not functions of $\lvert\delta\rvert_1$: a shift, the blur "
+            r"$(1, 2, 1)^{\mathsf T}(1, 2, 1)$",
             r"in 1-D half the $\ell_1$ norm of the odd part; for a shift 1/2",
         ),
         TIES,
@@ -226,7 +233,7 @@ CANNOT: Mapping[str, Floor] = {
         TIES,
     ),
     '`encoding="t5"`, distances that share a bucket': Floor(
-        ("a shift whose bucket has another key in view", "1/2"),
+        ("a shift, where a query sees another key in the bucket of its target", "1/2"),
         "tables_select_the_shifts_they_tell_apart",
     ),
     '`normaliser="linear"`': LOW_RANK,
@@ -249,7 +256,8 @@ def _described(name: str) -> list[str]:
         plane, shifts = False, torch.zeros(1, 1, dtype=torch.float64)
     for size in GRIDS:
         grid = Lattice.box((size,) * shifts.shape[1])
-        gaps.append("—" if isinstance(encoding, Mixing) else f"{encoding.gap(shifts, grid):.3g}")
+        mixes = isinstance(encoding, Mixing)
+        gaps.append("—" if mixes else number(encoding.gap(shifts, grid), DOWN))
     lattice = Lattice.box((GRIDS[0],) * shifts.shape[1])
     width = encoding.encode(shifts, shifts, lattice)[0].shape[-1]
     natural = [mode for mode in PADDING_MODES if _is_natural(name, mode)]
@@ -324,9 +332,9 @@ A head selects the shift Δ if its score there is larger than at every other dis
 
 {described}
 
-*Natural borders* need no padded keys: zeros by a sink, the others by the encoding alone. An encoding *factors* if its score is a sum over axes of functions of δ − Δ; then the layer is a [soft padding and one convolution](theorems/attention_is_soft_padding_then_convolution.md) at any sharpness. The others cost as much only where their weights are one-hot, a gather; below that every weight is computed.
+*Natural borders* need no padded keys. Zeros come by a sink, and replicated edges by the encoding alone. Circular borders are those of other scores, on the torus of the image: `quadratic` and `absolute_quadratic` give way to `periodic` there, with its gap, and `scalar` takes displacements modulo the grid. An encoding *factors* if its score is a sum over axes of functions of δ − Δ; then the layer is a [soft padding and one convolution](theorems/attention_is_soft_padding_then_convolution.md) at any sharpness. The others cost as much only where their weights are one-hot, a gather; below that every weight is computed.
 
-Three rows are restricted. `t5` is one-dimensional and tells distances below 8 apart: kernels of up to 15 taps. `alibi` and `causal_alibi` select the shift 0 alone, kernels of one pixel. Other kernels are refused, with the theorem that says why.
+Three rows are restricted. `t5` is one-dimensional and tells distances below 8 apart: kernels of up to 15 taps. `alibi` and `causal_alibi` select the shift 0 alone, kernels of one pixel. (Several slopes together [express](theorems/ties_cannot_express_convolution.md) more: without a mask every kernel of the distance; no such layer is built here.) Other kernels are refused, with the theorem that says why.
 
 ## What cannot
 
@@ -347,7 +355,7 @@ A [normaliser](theorems/normalisers_are_one_hot_from_their_gap.md) decides from 
 ## Choosing
 
 - `quadratic` unless there is a reason: the gap is 1 on every grid, heads factor, and borders are natural. `gaussian` is the same with axes of different weight. Their features grow with the distance, so that they should not be stored in a low precision.
-- For features of norm at most 1, no encoding in $D$ dimensions has a larger gap than [a spherical code allows](theorems/unit_encodings_have_the_gap_of_a_spherical_code.md). `circle` attains it in two dimensions; its gap falls with the number of taps and never with the image. `bias_table` and `row_column` buy a gap of 1 with one dimension for each tap, or for each row and column.
+- For features of norm at most 1, no encoding in $D$ dimensions has a larger gap than [a spherical code allows](theorems/unit_encodings_have_the_gap_of_a_spherical_code.md). `circle` attains it in two dimensions for more than four taps; its gap falls with the number of taps and never with the image. `bias_table` and `row_column` buy a gap of 1 with one dimension for each tap, or for each row and column.
 - `rotary` and `sinusoidal` features, as they are in use, select every shift with about half the gap of the quadratic encoding on images of any practical size.
 - `periodic` for circular padding. Its gap falls as the square of the longest axis.
 - In few dimensions: `flattened` needs two, for any kernel in any dimension, and large integers. `scalar` needs one. Its heads mix all taps, one head more than taps, and are exact over the reals at finite scores; rounding grows with the number of taps. The three dimensions of arXiv 1911.03584, Theorem 1, are sufficient, not necessary.

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from fractions import Fraction
 from functools import cache
 from pathlib import Path
 
@@ -22,9 +21,10 @@ from constructions.encodings import Circle, Encoding, Flattened, Periodic, Quadr
 from constructions.formats import FORMATS
 from constructions.geometry.lattice import Lattice
 from constructions.normalisers import Softmax
+from tests.pages.digits import DOWN, UP, number, power
 from tests.support.ledger import ROOT
 from theory.tools import spherical_codes as codes
-from theory.tools.theta import ball
+from theory.tools.theta import BITS, precision
 
 PAGE = ROOT / "docs" / "logit-scales.md"
 FIGURE = ROOT / "docs" / "figures" / "logit-scales.png"
@@ -93,73 +93,64 @@ def threshold(dtype: torch.dtype) -> float:
 # Codes on the sphere ------------------------------------------------------------------------------
 
 
-def whole(value: arb, *, up: bool = False) -> int:
-    """The largest integer below a ball, or the least above; the one that it holds, if it does."""
-    nearest = round(float(value.mid()))
-    if value.contains(nearest):
-        return nearest
-    return math.ceil(float(value.mid())) if up else math.floor(float(value.mid()))
+HALF_TURN = 4000
+"""Angles are integers, of so many to π."""
 
 
-def parallels(angle: Fraction, first: Fraction) -> Iterator[tuple[Fraction, int]]:
-    """Latitudes an angle apart, from a first one, and how many points at that angle fit on each.
-
-    Angles and latitudes are in units of π.
-    """
-    for latitude in (first + i * angle for i in range(1 + math.floor((1 - first) / angle))):
-        half, radius = arb.sin_pi(ball(angle / 2)), arb.sin_pi(ball(latitude))
-        if half > radius:
-            yield latitude, 1
-        elif half.overlaps(radius):  # opposite points
-            yield latitude, 2
-        else:
-            yield latitude, whole(arb.pi() / (half / radius).asin())
+def radians(angle: int) -> arb:
+    """The angle as a ball."""
+    return arb.pi() * angle / HALF_TURN
 
 
 @cache
-def rings() -> tuple[tuple[int, Fraction, Fraction], ...]:
-    """Points on parallels of the sphere of R^3: how many, their angle, the first latitude, by π."""
+def on_parallel(angle: int, latitude: int) -> int:
+    """How many points at least an angle apart fit on a parallel, or fewer where a ball leaves it.
+
+    On the equator the quotient is rational.
+    """
+    if latitude in (0, HALF_TURN):
+        return 1
+    if 2 * latitude == HALF_TURN:
+        return 2 * HALF_TURN // angle
+    ratio = (radians(angle) / 2).sin() / radians(latitude).sin()
+    if not ratio <= 1:
+        return 1
+    found = (arb.pi() / ratio.asin()).lower().floor().unique_fmpz()
+    assert found is not None
+    return int(found)
+
+
+def parallels(angle: int, first: int) -> Iterator[tuple[int, int]]:
+    """Latitudes an angle apart, from a first one, and how many points at that angle fit on each."""
+    for latitude in range(first, HALF_TURN + 1, angle):
+        yield latitude, on_parallel(angle, latitude)
+
+
+@cache
+def rings() -> tuple[tuple[int, int, int], ...]:
+    """Points on parallels of the sphere of R^3: how many, their angle, the first latitude."""
     found = []
-    half = Fraction(1, 2)
-    for step in range(1000, 100, -1):
-        angle = Fraction(step, 2000)
-        for first in (Fraction(0), half % angle, (half - angle / 2) % angle):
-            found.append((sum(n for _, n in parallels(angle, first)), angle, first))
+    equator = HALF_TURN // 2
+    for half in range(1000, 100, -1):
+        for first in (0, equator % (2 * half), (equator - half) % (2 * half)):
+            found.append((sum(n for _, n in parallels(2 * half, first)), 2 * half, first))
     return tuple(found)
 
 
 def best_gap(dimension: int, size: int) -> tuple[arb, arb]:
     """The gap of a code, and a bound: the best gap beside other displacements is in between."""
-    most = codes.ceiling(dimension, size, others=True)
-    if size <= dimension:
-        return most, most
-    least = codes.known_gap(dimension, size)
-    if dimension >= 3:
-        ringed = max((angle for n, angle, _ in rings() if n >= size), default=Fraction(0))
-        of_rings = 1 - arb.cos_pi(ball(ringed))
-        least = of_rings if of_rings > least else least
-    return least, most
+    with precision(BITS):
+        most = codes.ceiling(dimension, size, others=True)
+        if size <= dimension:
+            return most, most
+        least = codes.known_gap(dimension, size)
+        if dimension >= 3:
+            ringed = max((angle for n, angle, _ in rings() if n >= size), default=0)
+            least = least.max(1 - radians(ringed).cos())
+        return least, most
 
 
 # The page -----------------------------------------------------------------------------------------
-
-
-def number(value: float) -> str:
-    """Three significant digits; whole thousands are written out."""
-    if value >= 999.5:
-        return f"{value:,.0f}"
-    return f"{value:.3g}" if value < 99.95 else f"{value:.0f}"
-
-
-SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
-
-
-def power(value: float) -> str:
-    """Two digits and a power of ten, from a hundred thousand on."""
-    if value < 99_999.5:
-        return number(value)
-    mantissa, _, exponent = f"{value:.1e}".partition("e+")
-    return f"{mantissa} · 10{exponent.lstrip('0').translate(SUPERSCRIPTS)}"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -199,7 +190,7 @@ def table_of_spreads() -> str:
     of_code = [OF_CODE, ", ".join(str(CODES[k][0]) for k in KERNELS)]
     rows.append([*of_code, *(number(spread(OF_CODE, n, k)) for k in KERNELS for n in SIDES)])
     for d in (2, 3):
-        floors = [number(least_spread(d, k * k)) for k in KERNELS for _ in SIDES]
+        floors = [number(least_spread(d, k * k), DOWN) for k in KERNELS for _ in SIDES]
         rows.append(["any, at least", str(d), *floors])
     return table(head, rows)
 
@@ -207,7 +198,7 @@ def table_of_spreads() -> str:
 def least_spread(dimension: int, size: int) -> float:
     """The spread over the gap that an encoding of this dimension has at least."""
     ceiling = codes.ceiling(dimension, size, others=True)
-    return float(codes.spread_per_norm(dimension) / ceiling)
+    return float((codes.spread_per_norm(dimension) / ceiling).lower())
 
 
 def table_of_formats() -> str:
@@ -231,10 +222,10 @@ def table_of_gaps() -> str:
         cells = []
         for k in KERNELS:
             least, most = best_gap(d, k * k)
-            low, high = whole(1000 * least), whole(1000 * most, up=True)
-            known = f"{float(least.mid()):.3f}"
-            between = f"{low / 1000:.3f} to {high / 1000:.3f}"
-            cells.append(known if least.overlaps(most) else between)
+            low, high = math.floor(1000 * least.lower()), math.ceil(1000 * most.upper())
+            exact = least.overlaps(most)
+            shown = f"{low / 1000:.3f} to {high / 1000:.3f}"
+            cells.append(f"{float(least):.3f}" if exact else shown)
         rows.append([str(d), *cells])
     return table(["D", *(f"{k} x {k}" for k in KERNELS)], rows)
 
@@ -248,9 +239,13 @@ def table_of_positions() -> str:
     for n in SIDES:
         cells = []
         for d in KEY_DIMENSIONS:
-            most, least = codes.ceiling(d, n * n), codes.known_gap(d, n * n)
-            needed, enough = (power(1 / float(gap.mid())) for gap in (most, least))
-            cells.append(needed if least.overlaps(most) else f"{needed} to {enough}")
+            with precision(BITS):
+                needed = 1 / codes.ceiling(d, n * n)
+                enough = 1 / codes.cap_floor(d, n * n).max(codes.known_gap(d, n * n))
+                # Balls of 192 bits: their float64 is an integer where they hold one.
+                exact = needed.overlaps(enough)
+                both = power(float(needed.lower()), DOWN), power(float(enough.upper()), UP)
+            cells.append(power(float(needed)) if exact else " to ".join(both))
         rows.append([f"{n}²", *cells])
     return table(["image", *(f"D_k = {d}" for d in KEY_DIMENSIONS)], rows)
 
@@ -289,7 +284,7 @@ The gap in score from which on the stored weights are exactly one-hot, `Softmax(
 
 ## Spread of the scores
 
-The *spread* of a head is its largest score less its smallest, over all displacements between two pixels of a square image. The table has the largest spread of a head over the gap: what the threshold is multiplied with. No change of coordinates of features and queries changes it. The code has nine points in three dimensions, 27 in six and 56 in seven, all other displacements at the centre. The last rows are the bound for encodings of two and three dimensions, [(24)](theorems/unit_encodings_have_the_gap_of_a_spherical_code.md#eq-24).
+The *spread* of a head is its largest score less its smallest, over all displacements between two pixels of a square image. The table has the largest spread of a head over the gap: what the threshold is multiplied with. No change of coordinates of features and queries changes it. The code has nine points in three dimensions, 27 in six and 56 in seven, all other displacements at the centre. The last rows, rounded down, are the bound for encodings of two and three dimensions, [(24)](theorems/unit_encodings_have_the_gap_of_a_spherical_code.md#eq-24).
 
 {spreads}
 
@@ -307,7 +302,7 @@ For features and queries of norm at most 1 in D dimensions, beside other displac
 
 ## Absolute positions
 
-Keys that carry their position, features of D_k dimensions, and heads that select any pixel of the image: all positions are shifts. The table has the norm of a query times the norm of a key over the threshold: the first number is necessary, the second enough; one number is both.
+Keys that carry their position, features of D_k dimensions, and heads that select any pixel of the image: all positions are shifts. The table has the norm of a query times the norm of a key over the threshold: the first number is necessary, rounded down, and the second enough, rounded up; one number is both, rounded.
 
 {positions}
 """  # noqa: E501, one line for each paragraph of the page
@@ -331,7 +326,7 @@ def save_figure(path: Path) -> None:
     left, right = figure.subplots(1, 2)
     sizes = range(2, 65)
     for d, colour in zip((2, 3, 4, 6), COLOURS, strict=False):
-        pairs = [[float(gap.mid()) for gap in best_gap(d, n)] for n in sizes]
+        pairs = [tuple(map(float, best_gap(d, n))) for n in sizes]
         least, most = zip(*pairs, strict=True)
         left.plot(sizes, most, color=colour, linewidth=1, linestyle="--")
         left.plot(sizes, least, color=colour, linewidth=1.8, label=f"{d} dimensions")

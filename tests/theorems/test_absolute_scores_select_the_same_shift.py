@@ -15,18 +15,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 from flint import arb
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from constructions import attention_from_conv
-from constructions.certificate import gap_mass, head_rounding, off_target_mass
 from constructions.encodings.absolute import Absolute
 from constructions.encodings.gaussian import Gaussian
 from constructions.encodings.periodic import Periodic
 from constructions.encodings.quadratic import Quadratic
-from constructions.formats import FORMATS, accumulator, unit_roundoff
+from constructions.formats import FORMATS
 from constructions.geometry.lattice import Lattice
 from constructions.layer.structure import products
 from constructions.normalisers import Softmax
@@ -35,8 +34,10 @@ from tests.support import heads
 from tests.support.helpers import papers_layer
 from tests.support.ledger import record
 from tests.support.oracle import numbers
+from tests.support.proofs import claimed_equations, discharged_equations
 from tests.support.strategies import PADDING_MODES, integer_cases, sharpnesses
 from theory import absolute_scores_select_the_same_shift as theory
+from theory import attention_is_soft_padding_then_convolution as floats
 from theory.tools.theta import ball, precision
 
 SLUG = "absolute_scores_select_the_same_shift"
@@ -57,6 +58,16 @@ POWERS = {
     torch.float64: 1024.0,
 }
 """The least powers of two that saturate: equation (12)."""
+
+
+def unit_roundoff(dtype: torch.dtype) -> float:
+    """2^-p, by the bits that the theorem counts with."""
+    return float(Fraction(1, 2 ** theory.FORMATS[str(dtype).removeprefix("torch.")][0]))
+
+
+def accumulator(dtype: torch.dtype) -> torch.dtype:
+    """The format in which a stock kernel adds."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def features(keys: Tensor, centred: bool) -> Tensor:
@@ -106,7 +117,7 @@ def selects(
 
 @symbolic
 def test_proof_runs() -> None:
-    assert {step.equation for step in theory.prove()} == set(range(2, 24))
+    assert discharged_equations(theory.prove()) == claimed_equations(SLUG)
 
 
 # The principle ------------------------------------------------------------------------------------
@@ -394,7 +405,10 @@ def test_a_key_of_zeros_is_a_sink_that_pads_with_zeros(dtype: torch.dtype, kerne
     centred=st.booleans(),
     dtype=st.sampled_from(FORMATS),
     shape=st.lists(st.integers(1, 5), min_size=1, max_size=3),
-    data=st.data(),
+    target=st.integers(0, 10**6),
+)
+@example(  # scores that err by more than they differ
+    kernel="math", alpha=1183.0, centred=True, dtype=torch.bfloat16, shape=[4, 4, 4], target=0
 )
 def test_stock_weights_are_within_their_rounding_of_the_exact_ones(
     kernel: str,
@@ -402,40 +416,79 @@ def test_stock_weights_are_within_their_rounding_of_the_exact_ones(
     centred: bool,
     dtype: torch.dtype,
     shape: list[int],
-    data: st.DataObject,
+    target: int,
 ) -> None:
     # Equation (15) for the scores, T7 for the rest. The names are rounded to the format first.
     rank = len(shape)
     points = grid_of(shape, [-(n // 2) for n in shape])
-    target = data.draw(st.integers(0, len(points) - 1))
-    row = points[target : target + 1]
+    row = points[target % len(points)].unsqueeze(0)
     sizes = 2 * (points * row).abs().sum(-1) + points.square().sum(-1)
     largest = float(sizes.max() + row.square().sum() * centred)
     # Names, products and sums; a half format rounds the names more than all the rest.
     steps = (rank + 4) * unit_roundoff(accumulator(dtype)) + 2 * unit_roundoff(dtype)
-    score_error = 2 * alpha * largest * math.expm1(steps)
-    if alpha * largest > torch.finfo(dtype).max / 4 or score_error > 100:
-        return  # overflow, or scores that say nothing
+    score_error = ball(alpha) * ball(largest) * arb(steps).expm1()
+    if alpha * largest > torch.finfo(dtype).max / 4:
+        return  # overflow
     one_hot = torch.eye(len(points), dtype=torch.float64)
     seen = stock(names(row, alpha, centred), features(points, centred), one_hot, dtype, kernel)
     found = [Fraction(weight) for weight in seen[0].tolist()]
     squared = [int(m) for m in (points - row).square().sum(-1).tolist()]
-    mass = min(off_target_mass(alpha, rank), gap_mass(alpha, len(points)))
+    name = str(dtype).removeprefix("torch.")
     with precision(1300):  # bounds are at least the smallest float64
         exponentials = [(-ball(alpha) * m).exp() for m in squared]
-        total = sum(exponentials, arb(0))
-        weights = [e / total for e in exponentials]
-        seen_of_ones = [float(w.upper()) * (1 + 2**-50) for w in weights]
-        upper = torch.tensor(seen_of_ones, dtype=torch.float64)
-        allowed = head_rounding(
-            upper, torch.ones_like(upper), mass, (len(points),), dtype, score_error=score_error
-        )
-        for weight, truth, limit in zip(found, weights, allowed.tolist(), strict=True):
-            if math.isinf(limit):
-                continue
-            off = abs(ball(weight) - truth)
-            assert off <= ball(Fraction(limit))
-            record(ratio=float((off / ball(Fraction(limit))).upper()), dtype=dtype)
+        step = floats.softmax_error(name, len(points), steps=1)
+        for at, (weight, own) in enumerate(zip(found, exponentials, strict=True)):
+            others = sum((e for k, e in enumerate(exponentials) if k != at), arb(0))
+            # The softmax of scores that err: its own score lowest or highest, the others opposite.
+            low, high = (
+                1 / (1 + others / own * (2 * side * score_error).exp()) for side in (1, -1)
+            )
+            rounding = floats.rounding_of_the_seen(name, [step], high, arb(1))
+            assert ball(weight) <= high + rounding
+            assert ball(weight) >= low - rounding
+            truth = own / (own + others)
+            allowed = (high + rounding - truth).max(truth - low + rounding)
+            record(ratio=float((abs(ball(weight) - truth) / allowed).upper()), dtype=dtype)
+
+
+# Layers by stock kernels --------------------------------------------------------------------------
+
+
+def largest_sum(keys: int, padding: int) -> int:
+    """What the terms of a score add up to at most on a line, doubled where a sink has halves.
+
+    The origin is the middle key, the lower one of two; targets reach beyond by the padding.
+    """
+    left, right = (keys - 1) // 2, keys - 1 - (keys - 1) // 2
+    k = max(left, right)
+    t = k + padding
+    size = k * k + 2 * k * t + t * t
+    return 2 * size + 1 if padding else size
+
+
+@exact
+@pytest.mark.parametrize(("padding", "most"), [(0, 4095), (1, 2896)], ids=["no sink", "a sink"])
+def test_fused_layer_is_refused_just_beyond_its_limit(padding: int, most: int) -> None:
+    # Equation (22): 2047 keys to each side of the origin; with a sink and targets one farther
+    # out, 1447 to the left and 1448 to the right are too many, 1447 to each side are not.
+    conv = torch.nn.Conv1d(1, 1, 1 + 2 * padding, padding=padding, dtype=torch.float32)
+    layer = attention_from_conv(conv, evaluation="fused")
+    assert layer.has_sink is (padding > 0)
+    most -= padding
+    assert largest_sum(most, padding) < 2**24 <= largest_sum(most + 1, padding)
+    with torch.no_grad():
+        assert layer(torch.ones(1, 1, most)).shape[-1] == most
+        with pytest.raises(ValueError, match="sums of the scores reach"):
+            layer(torch.ones(1, 1, most + 1))
+
+
+@control
+@every_kernel
+def test_exponents_have_a_range_too(kernel: str) -> None:
+    # Equation (10), with a = 1 and a small Z: float16 has no number 2^16, the name of t = 1.
+    points = grid_of((3,), (-1,))
+    assert selects(points, 2.0**14, False, torch.float16, kernel)
+    assert not selects(points, 2.0**15, False, torch.float16, kernel)
 
 
 # Two features -------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from flint import arb
+from flint import arb, fmpq, fmpq_mat
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -29,6 +29,7 @@ from tests.support import heads
 from tests.support.helpers import refused, traced
 from tests.support.ledger import record
 from tests.support.oracle import numbers
+from tests.support.proofs import claimed_equations, discharged_equations
 from tests.support.strategies import CONVOLUTIONS, PADDING_MODES, Case, integer_cases, sharpnesses
 from theory import gaussian_gap_is_a_shortest_vector as theory
 from theory.tools.shortest_vectors import box, form, mass_bound, pivots, shortest, vectors
@@ -98,6 +99,31 @@ def here(rank: int) -> tuple[Tensor, Lattice]:
     return torch.zeros(1, rank, dtype=torch.float64), Lattice.box((1,) * rank)
 
 
+def largest_error(matrix: Matrix, reach: Sequence[int]) -> Fraction:
+    """c of equation (23), and the two roundings in which the code computes it."""
+    d = len(matrix)
+    size = 3 * sum(
+        abs(Fraction(entry)) * reach[i] * reach[j]
+        for i, row in enumerate(matrix)
+        for j, entry in enumerate(row)
+    )
+    roundings = d * (d + 1) // 2 + 2 * d + 5
+    u = Fraction(1, 2**53)
+    return roundings * u * size * (1 + Fraction(1, 2**30)) * (1 + u) ** 2
+
+
+def is_definite(matrix: Sequence[Sequence[Fraction]]) -> bool:
+    """Whether all leading minors are positive (Sylvester)."""
+    sizes = range(1, len(matrix) + 1)
+    return all(
+        fmpq_mat(
+            n, n, [fmpq(e.numerator, e.denominator) for row in matrix[:n] for e in row[:n]]
+        ).det()
+        > 0
+        for n in sizes
+    )
+
+
 def transformed(matrix: Matrix, unimodular: Sequence[Sequence[int]]) -> Matrix:
     """U^T Λ U, the same lattice in another basis."""
     columns = list(zip(*unimodular, strict=True))
@@ -124,7 +150,7 @@ def transformed(matrix: Matrix, unimodular: Sequence[Sequence[int]]) -> Matrix:
 
 @symbolic
 def test_proof_runs() -> None:
-    assert {step.equation for step in theory.prove()} == set(range(2, 26))
+    assert discharged_equations(theory.prove()) == claimed_equations(SLUG)
 
 
 # The gap ------------------------------------------------------------------------------------------
@@ -197,7 +223,8 @@ def test_gap_of_any_floats_is_below_the_true_one_by_what_scores_may_err(
     gap, error = Fraction(encoding.gap(shift, grid)), Fraction(encoding.score_error(shift, grid))
     exact_gap = shortest(matrix)
     assert gap <= exact_gap - 2 * error < Fraction(math.nextafter(float(gap), math.inf))
-    assert gap > exact_gap * (1 - Fraction(1, 10**6))
+    # Equation (23): a target of shift 1 leaves the grid by one, and the shift itself is one more.
+    assert error <= largest_error(matrix, [far + 1] * len(matrix))
 
 
 @bounded
@@ -213,8 +240,13 @@ def test_gap_is_between_its_bounds(matrix: Matrix) -> None:
     for order in permutations(range(d)):
         assert min(pivots([[matrix[i][j] for j in order] for i in order])) <= gap
     # λ_min ≤ min d_j: take the pivot off the diagonal, and Λ is no longer definite.
-    eigenvalues = np.linalg.eigvalsh(np.array(matrix))
-    assert eigenvalues[0] <= float(min(found)) * (1 + 1e-12)
+    assert is_definite([[Fraction(entry) for entry in row] for row in matrix])
+    assert not is_definite(
+        [
+            [Fraction(e) - min(found) * (i == j) for j, e in enumerate(row)]
+            for i, row in enumerate(matrix)
+        ]
+    )
     hermite = {1: Fraction(1), 2: Fraction(4, 3), 3: Fraction(2)}[d]
     assert gap**d <= hermite * determinant
     record(ratio=float(gap**d / (hermite * determinant)), dtype="real")
@@ -280,6 +312,29 @@ def test_nearest_key_is_the_clamp_for_a_diagonal_precision(
 
     for key in product(*map(range, shape)):
         assert below(key, target) - below(clamp, target) >= below(key, clamp)
+
+
+@exact
+@given(matrix=precisions(ranks=(2, 3)), data=st.data())
+@example(matrix=HEXAGONAL, data=None)
+def test_edge_of_two_pixels_is_not_replicated_off_the_diagonal(
+    matrix: Matrix, data: st.DataObject | None
+) -> None:
+    # Equation (22): whatever is not zero off the diagonal, two pixels are enough.
+    d = len(matrix)
+    crossed = [(i, j) for i, j in permutations(range(d), 2) if matrix[i][j] != 0]
+    assume(crossed)
+    i, j = crossed[0] if data is None else data.draw(st.sampled_from(crossed))
+    entry, sideways = Fraction(matrix[i][j]), Fraction(matrix[j][j])
+    target = [0] * d
+    target[i] = -math.ceil(sideways / (2 * abs(entry)))
+    target[j] = int(entry > 0)  # which is the coordinate of the clamp
+    clamp, other = [0] * d, [0] * d
+    clamp[j], other[j] = target[j], 1 - target[j]
+    of_clamp, of_other = (
+        form(matrix, [k - t for k, t in zip(key, target, strict=True)]) for key in (clamp, other)
+    )
+    assert of_other <= of_clamp
 
 
 # Scores as computed -------------------------------------------------------------------------------
@@ -362,9 +417,9 @@ def test_stated_error_is_that_of_the_theorem() -> None:
     # Equation (23): ρ is the extent of the grid, how far a target may leave it, and the shift.
     shift = torch.tensor([[2.0, -2.0]])
     reach = 29 + 2 + 2
-    size = 3 * (0.3 + 2 * 0.1 + 0.7) * reach**2
-    stated = Gaussian(UNEVEN).score_error(shift, Lattice.box((30, 30)))
-    assert stated == pytest.approx((3 + 4 + 5) * size * 2.0**-53, rel=1e-8, abs=0)
+    bound, u = largest_error(UNEVEN, [reach, reach]), Fraction(1, 2**53)
+    stated = Fraction(Gaussian(UNEVEN).score_error(shift, Lattice.box((30, 30))))
+    assert bound * ((1 - u) / (1 + u)) ** 2 <= stated <= bound
 
 
 @exact
@@ -529,13 +584,49 @@ def test_nearly_singular_precision_is_refused() -> None:
     flat = tuple(tuple(1 + 2.0**-30 if i == j else -0.5 for j in range(3)) for i in range(3))
     with refused(ValueError, "precision", "may be the shortest", "100000"):
         Gaussian(flat).gap(*here(3))
-    # A gap of 1e-3 with entries near 1 to 3 is less than what scores may err on a huge grid.
+    # A gap this small with entries from 1 to 3 is less than what scores may err on a huge grid.
     golden, thin = (1 + math.sqrt(5)) / 2, 2.0**-20
     matrix = ((1 + thin, golden), (golden, golden**2 + thin))
     shift, grid = here(2)
-    assert 1e-3 < Gaussian(matrix).gap(shift, grid) < 4e-3
+    fibonacci = [(1, -1), (2, -1), (3, -2), (5, -3), (8, -5), (13, -8), (21, -13), (34, -21)]
+    assert 0 < Gaussian(matrix).gap(shift, grid) <= min(form(matrix, e) for e in fibonacci)
     with refused(ValueError, "precision", "may err by", "a smaller grid"):
         Gaussian(matrix).gap(shift, Lattice.box((2**20, 2**20)))
+
+
+# Targets that an output padding takes far away ---------------------------------------------------
+
+
+@exact
+@pytest.mark.parametrize(
+    ("matrix", "boundary"), [(UNEVEN, "padded"), (LEVEL, "padded"), (None, "natural")]
+)
+def test_precision_has_a_bounded_reach(matrix: Matrix | None, boundary: str) -> None:
+    # Equations (23) and (24) are about the distances that shifts and spacing allow.
+    conv = nn.ConvTranspose2d(1, 1, 1, dilation=60, output_padding=59)
+    encoding = Gaussian(matrix)
+    assert encoding.bounded_reach is (matrix is not None)
+    assert Absolute(encoding).bounded_reach is encoding.bounded_reach
+    assert attention_from_conv(conv, encoding=encoding).boundary == boundary
+
+
+@control
+def test_error_stated_for_the_pixels_is_none_of_targets_that_a_dilation_takes_away() -> None:
+    # Outputs 0 to 61 of 3 x 3 pixels are targets, 61 from pixel 0; shift and spacing say 2.
+    conv = nn.ConvTranspose2d(1, 1, 1, dilation=60, output_padding=59)
+    pixels, shift = Lattice.box((3, 3)), torch.zeros(1, 2, dtype=torch.float64)
+    assert conv(torch.zeros(1, 1, 3, 3)).shape[2:] == (62, 62)
+    near = Fraction(Gaussian(UNEVEN).score_error(shift, pixels))
+    layer = attention_from_conv(conv, encoding=Gaussian(UNEVEN))
+    padded = Lattice.box((62, 62))
+    far = Fraction(Gaussian(UNEVEN).score_error(shift, padded))
+    assert near <= largest_error(UNEVEN, [2, 2]) < far <= largest_error(UNEVEN, [61, 61])
+    errors = []
+    for delta in product(range(-61, 3), repeat=2):
+        score = computed_scores(Gaussian(UNEVEN), [delta], [0.0, 0.0], pixels)[0]
+        errors.append(abs(Fraction(score) - true_score(UNEVEN, delta, [0.0, 0.0])))
+    assert near < max(errors) <= far
+    assert layer.encoding.relative_score_error(shift, padded) > 0
 
 
 # What the checks reject ---------------------------------------------------------------------------
@@ -595,7 +686,7 @@ def test_wrong_encoding_is_not_one_hot(dtype: torch.dtype, wrong: type[Gaussian]
 @control
 @pytest.mark.parametrize("alpha", [None, 3.0, 1e6])
 def test_edge_is_not_replicated_by_a_precision_off_the_diagonal(alpha: float | None) -> None:
-    # Equation (22): pixels (0, 2) and (0, 1) tie at the target (-1, 2), at every sharpness.
+    # Equation (22), in a larger box: pixels (0, 2) and (0, 1) tie at the target (-1, 2).
     conv = CONVOLUTIONS[1](1, 1, 3, padding=1, padding_mode="replicate", dtype=torch.float64)
     for parameter in conv.parameters():
         parameter.data.copy_(torch.arange(parameter.numel()).view_as(parameter))
@@ -613,6 +704,27 @@ def test_edge_is_not_replicated_by_a_precision_off_the_diagonal(alpha: float | N
     level = attention_from_conv(conv, encoding=Gaussian(LEVEL), evaluation="dense")
     assert level.boundary == "natural"
     assert agrees(level, case, truth_of(case))
+
+
+def parabola_one_off(matrix: Matrix) -> Fraction:
+    """The least value with one axis an integer beyond the vertex, and 0 or ±1 on the others."""
+    values = [Fraction(row[i]) for i, row in enumerate(matrix)]
+    for point in product((-1, 0, 1), repeat=2):
+        if any(point):
+            slope = sum(Fraction(matrix[0][i]) * e for i, e in enumerate(point, start=1))
+            vertex = -slope // Fraction(matrix[0][0]) + 1
+            values.append(form(matrix, (int(vertex), *point)))
+    return min(values)
+
+
+@control
+def test_parabola_one_off_misses_the_shortest_vector() -> None:
+    # The vertex is an integer, 1, for the other entries (1, 1): one off it is at neither side.
+    matrix = tuple(
+        tuple((1.0 if i == 0 else 1.09375) if i == j else -0.5 for j in range(3)) for i in range(3)
+    )
+    assert parabola_one_off(matrix) == 1
+    assert Gaussian(matrix).gap(*here(3)) == shortest(matrix) == form(matrix, (1, 1, 1)) == 0.1875
 
 
 @control
@@ -651,7 +763,7 @@ def test_mass_bound_of_the_quadratic_encoding_is_none_for_a_hexagonal_one() -> N
         )
         assert mass > 4 * x + 4 * x**2
         assert 5 * x < mass < mass_bound(alpha, 2)
-        assert mass > mass_bound(alpha + 1e-6, 2)
+        assert mass > mass_bound(Fraction(alpha) + Fraction(1, 2**20), 2)
 
 
 @control

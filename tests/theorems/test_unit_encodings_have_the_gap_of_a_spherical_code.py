@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from constructions.encodings import Encoding, Periodic, Quadratic
 from constructions.geometry.lattice import Lattice
 from tests.support.ledger import record
+from tests.support.proofs import claimed_equations, discharged_equations
 from theory import unit_encodings_have_the_gap_of_a_spherical_code as theory
 from theory.tools import spherical_codes as codes
 from theory.tools.spherical_codes import CODES, SHARP, Gram, ceiling, gap_of
@@ -65,10 +66,10 @@ def shortened(vector: Sequence[float | Fraction]) -> Vector:
     return tuple(entry * Fraction(10**20, root) for entry in exactly)
 
 
-def points_of(gram: Gram) -> list[list[float]]:
-    """Vectors with these inner products, up to rounding."""
-    values, vectors = np.linalg.eigh(np.array(gram, dtype=float))
-    kept = values > 1e-9
+def points_of(gram: Gram, dimension: int | None = None) -> list[list[float]]:
+    """Vectors with these inner products, up to rounding, and of that dimension: the least."""
+    values, vectors = np.linalg.eigh(np.array(gram, dtype=float))  # in ascending order
+    kept = slice(-(codes.dimension_of(gram) if dimension is None else dimension), None)
     found: list[list[float]] = (vectors[:, kept] * np.sqrt(values[kept])).tolist()
     return found
 
@@ -101,7 +102,8 @@ def below_others(size: int) -> Floats:
 def bases() -> list[Floats]:
     """The best configurations that are known: without others, and with others at the centre."""
     alone = [polygon(size) for size in (5, 7, 9)]
-    alone += [points_of(g) for g in (codes.nine_points(), codes.half_cube(), icosahedron())]
+    alone += [points_of(g) for g in (codes.nine_points(), codes.half_cube())]
+    alone += [points_of(icosahedron(), 3)]
     alone += [points_of(codes.cross_polytope(d)) for d in (2, 3)]
     alone += [points_of(codes.simplex(n)) for n in (2, 3, 4, 5)]
     centred = [[[0.0] * len(code[0])] for code in alone]
@@ -118,7 +120,8 @@ def name_of(base: Floats) -> str:
 
 
 BASES = bases()
-tiny = st.sampled_from([0.0, 1e-12, 1e-6, 1e-3, 0.03, 0.3])
+PUSHES = [0.0, 2.0**-40, 1e-6, 1e-3, 0.03, 0.3]
+tiny = st.sampled_from(PUSHES)
 entries = st.integers(-16, 16).map(lambda n: Fraction(n, 16))
 
 
@@ -157,7 +160,7 @@ def within(number: Fraction, bound: arb) -> bool:
 
 @symbolic
 def test_proof_runs() -> None:
-    assert {step.equation for step in theory.prove()} == {*range(2, 9), *range(10, 25)}
+    assert discharged_equations(theory.prove()) == claimed_equations(SLUG)
 
 
 @bounded
@@ -292,13 +295,14 @@ def test_pairs_of_signed_axes_have_half_a_unit_of_gap(dimension: int) -> None:
 
 @bounded
 @pytest.mark.parametrize("base", BASES, ids=name_of)
-def test_best_configuration_comes_as_near_as_its_rounding(base: Floats) -> None:
+def test_best_configuration_is_nearer_to_the_bound_than_the_least_push(base: Floats) -> None:
+    # So that what is drawn beside it is drawn around the best.
     a, v, b = ([shortened(vector) for vector in part] for part in base)
     found, bound = gap((a, v, b)), bound_of((a, v, b))
     assert within(found, bound)
     record(ratio=float(found) / float(bound), dtype="rational")
     if (len(a[0]), len(a)) != (3, 9):  # there the bound is that of Fejes Tóth, which is not exact
-        assert ball(found) > bound * (1 - arb(2) ** -40)
+        assert ball(found) > bound - ball(min(push for push in PUSHES if push))
 
 
 @exact
@@ -480,11 +484,15 @@ def test_spread_of_scores_is_at_least_what_the_dimension_allows(
     shifts = torch.cartesian_prod(*[torch.arange(-1.0, 2.0).double()] * d).reshape(-1, d)
     found = scores(encoding, shifts, grid)
     dimension = encoding.encode(shifts, shifts, grid)[0].shape[1]
-    spread = (found.amax(1) - found.amin(1)).max().item() / encoding.gap(shifts, grid)
+    spread = (found.amax(1) - found.amin(1)).max().item()
     with precision(BITS):
+        # The difference of two computed scores, each within its error, is rounded once.
+        scores_err = encoding.score_error(shifts, grid) if isinstance(encoding, Periodic) else 0.0
+        largest = ball(spread) * (1 + arb(2) ** -53) + 2 * ball(scores_err)
+        largest /= ball(encoding.gap(shifts, grid))
         needed = codes.spread_per_norm(dimension) / ceiling(dimension, len(shifts))
-        record(ratio=float(needed) / spread, dtype=torch.float64)
-        assert needed <= spread * (1 + 2**-40)
+        record(ratio=float((needed / largest).upper()), dtype=torch.float64)
+        assert needed <= largest
 
 
 # What the checks reject ---------------------------------------------------------------------------
@@ -501,7 +509,7 @@ def of_points(points: Sequence[Sequence[float]], *others: Sequence[float]) -> Co
 def test_polygon_with_a_vertex_doubled_has_no_gap(size: int) -> None:
     vertices = polygon(size)
     assert gap(of_points(vertices)) > 0
-    assert gap(of_points([*vertices, vertices[0]])) <= Fraction(1, 10**12)
+    assert gap(of_points([*vertices, vertices[0]])) <= 0
 
 
 @control
@@ -543,7 +551,8 @@ def test_gap_of_the_simplex_does_not_survive_another_displacement(size: int) -> 
     points = points_of(codes.simplex(size))
     found = gap(of_points(points, [0.0] * len(points[0])))
     assert gap(of_points(points)) > 1 + Fraction(1, size)
-    assert found <= 1 + Fraction(1, 10**12)
+    # A feature's own square, which is 1 but for rounding, is all that a centre leaves.
+    assert found <= min(dot(p, p) for p in of_points(points)[0])
     assert not within(gap(of_points(points)), ceiling(size - 1, size, others=True))
 
 
@@ -552,7 +561,7 @@ def test_code_of_the_ball_is_farther_apart_than_one_of_the_sphere_and_has_no_gap
     # The centre of a hexagon: without the step (4) the proof would only bound such packings.
     hexagon = [*polygon(6), [0.0, 0.0]]
     nearest = min(math.dist(p, q) for p, q in combinations(hexagon, 2))
-    assert nearest > 2 * math.sin(math.pi / 7) + 0.1
+    assert nearest > 2 * math.sin(math.pi / 7)
     features = [shortened(point) for point in hexagon]
     assert to_hull(features[-1], features[:-1]) == 0
 
