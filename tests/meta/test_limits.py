@@ -119,6 +119,7 @@ OF_ROOMS = [
         "test_demo.py",  # demo/ and __main__
         "evaluation/test_stock_kernels.py",  # fused and flex
         "encodings/test_completed.py",
+        "encodings/test_farthest.py",
         "normalisers/test_completed.py",
     )
 ]
