@@ -6,9 +6,9 @@ import time
 from pathlib import Path
 
 import torch
+from matplotlib.figure import Figure
 
 from constructions import convert
-from constructions.demo.figure import save_heads
 from constructions.demo.network import EPOCHS, Digits, reproducible, train
 from constructions.demo.report import (
     COLUMNS,
@@ -20,6 +20,7 @@ from constructions.demo.report import (
     summary,
 )
 from constructions.layer.attention import MultiHeadSelfAttention
+from constructions.plotting import heads
 
 
 def run(
@@ -79,16 +80,17 @@ def run(
         certified = time.perf_counter()
 
         first = layers[0]
-        figure = output / "heads.png"
-        save_heads(
-            figure,
-            first.layer,
-            first.conv,
-            digits.test_images[0, 0],
+        path = output / "heads.png"
+        figure = Figure(figsize=(10, 6.3), dpi=120, layout="constrained")
+        figure.suptitle(
+            "Attention expresses convolution (Theorem 1): one head for each tap\n"
             f'layer "{first.name}" of a trained CNN: {form}',
+            fontsize=13,
         )
+        heads(first.layer, digits.test_images[0], figure=figure)
+        figure.savefig(path, metadata={"Software": None})
         say(
-            f"\nFigure of the heads: {figure}\n"
+            f"\nFigure of the heads: {path}\n"
             f"Time: training {trained - start:.1f} s, certificates {certified - trained:.1f} s, "
             f"figure {time.perf_counter() - certified:.1f} s."
         )

@@ -74,15 +74,25 @@ MODULES = [
     for package in ("constructions", "theory")
     for path in sorted((ROOT / package).glob("**/*.py"))
 ]
-DEMO = "constructions/demo/"
+DEMO, PLOTTING = "constructions/demo/", "constructions/plotting/"
+EXTRAS = {DEMO: {"matplotlib", "numpy", "sklearn"}, PLOTTING: {"matplotlib"}}
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("constructions/")])
 def test_constructions_needs_torch_alone(name: str) -> None:
-    """The main job, which `__main__` imports when it runs, may need the extra `demo`."""
-    extra = {"matplotlib", "numpy", "sklearn"} if name.startswith(DEMO) else set()
+    """What is imported when it is asked for may need an extra: the main job, and plotting."""
+    extra = {package for room, more in EXTRAS.items() if name.startswith(room) for package in more}
     used = set(imports(ROOT / name))
     assert used <= STANDARD | {"constructions", "torch"} | extra
+
+
+def test_only_the_main_job_imports_plotting() -> None:
+    """On import; the door imports it when it is asked for."""
+    for name in MODULES:
+        if not name.startswith((DEMO, PLOTTING)):
+            tree = ast.parse(text(name))
+            modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+            assert not any(str(m).startswith("constructions.plotting") for m in modules), name
 
 
 def test_only_the_main_job_imports_the_demo() -> None:
