@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 from torch import Tensor, nn
 
-from constructions import convert
+from constructions import convert, plotting
 from constructions.__main__ import main, parser
 from constructions.certificate import Certificate
-from constructions.demo import figure, job, network, report
+from constructions.demo import job, network, report
 from constructions.layer.attention import MultiHeadSelfAttention
 from tests.support.ledger import ROOT
 
@@ -288,24 +289,26 @@ def test_figure_is_a_small_picture_with_something_on_it(picture: Path) -> None:
     assert pixels.std() > 0
 
 
-def test_figure_shows_each_head_at_the_offset_of_its_tap(
+@pytest.mark.usefixtures("_no_training")
+def test_figure_shows_the_heads_of_the_first_layer_on_a_test_image(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     drawn = []
 
-    def note(axes: object, weights: Tensor, origin: Sequence[int], *rest: object) -> None:
-        _, query, offset = rest
-        drawn.append((weights, origin, query, offset))
+    def note(layer: MultiHeadSelfAttention, image: Tensor, *, figure: Figure) -> Figure:
+        assert plotting.heads(layer, image, figure=figure) is figure
+        drawn.append((layer, image, figure))
+        return figure
 
-    monkeypatch.setattr(figure, "draw_head", note)
-    conv = nn.Conv2d(1, 1, (2, 3), dilation=(1, 2), stride=2, padding=(1, 2))
-    layer = convert(conv)
-    assert isinstance(layer, MultiHeadSelfAttention)
-    figure.save_heads(tmp_path / "heads.png", layer, conv, torch.ones(8, 6), "")
-    assert len(drawn) == 6
-    for weights, origin, query, offset in drawn:
-        place = torch.tensor(query) + torch.tensor(offset) - torch.tensor(origin)
-        assert weights.nonzero().tolist() == [place.tolist()]
+    monkeypatch.setattr(job, "heads", note)
+    run = run_job(tmp_path)
+    ((layer, image, figure),) = drawn
+    assert layer.num_heads == LAYERS["first"][1]
+    assert torch.equal(image, network.Digits.split(0).test_images[0])
+    titles = [axes.get_title() for axes in figure.axes]
+    assert [f"head {head}" for head in range(layer.num_heads)] == titles[-layer.num_heads :]
+    assert 'layer "first" of a trained CNN' in figure.get_suptitle()
+    assert imread(run.folder / "heads.png").shape[:2] == (756, 1200)
 
 
 # The command line ---------------------------------------------------------------------------------
@@ -364,8 +367,8 @@ def test_missing_dependency_is_one_line_that_tells_what_to_install(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    for name in ("job", "network", "figure", "report"):
-        monkeypatch.delitem(sys.modules, f"constructions.demo.{name}")
+    for name in ("demo.job", "demo.network", "demo.report", "plotting", "plotting.drawing"):
+        monkeypatch.delitem(sys.modules, f"constructions.{name}")
     for name in [name for name in sys.modules if name.partition(".")[0] == module]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, module, None)
