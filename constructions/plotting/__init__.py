@@ -59,7 +59,7 @@ def heads(
         heads: numbers of the heads; None for all, the first `MOST_HEADS` of more. The figure says
             how many are left out.
         figure: to draw on, beside what it has; None for a new one. If it has no layout engine it
-            gets the constrained one.
+            gets the constrained one; matplotlib's tight layout does not arrange what is drawn.
 
     Returns:
         The figure; the one that a SubFigure is part of.

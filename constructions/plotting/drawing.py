@@ -30,6 +30,8 @@ NO_KEY: dict[str, Any] = {"facecolor": "white", "edgecolor": LINES, "hatch": "//
 
 LEAST_POINTS = 5.0
 """Of a legible letter: what has no room for it is left away."""
+LEAST_CELL = 0.6
+"""In pixels, of a shift on the map: cells of shifts that lie closer, as trained ones may, meet."""
 
 
 def draw(scene: Scene, figure: Figure | SubFigure) -> None:
@@ -99,7 +101,7 @@ def _draw_shifts(
     at: dict[Place, list[int]] = {}
     for number, shift in enumerate(shifts):
         at.setdefault(shift, []).append(number)
-    height, width = (_spacing({shift[axis] for shift in at}) for axis in (0, 1))
+    height, width = (_cell_size({shift[axis] for shift in at}) for axis in (0, 1))
     rows, columns = zip((0.0, 0.0), *at, strict=True)
     wide, high = max(columns) - min(columns) + width, max(rows) - min(rows) + height
     point = min(room[0] / wide, room[1] / high)
@@ -308,11 +310,11 @@ def _aspect(scene: Scene) -> Literal["equal", "auto"]:
     return "equal" if scene.dimension == 2 else "auto"
 
 
-def _spacing(coordinates: set[float]) -> float:
-    """The least distance between two of them; 1 for a single one."""
+def _cell_size(coordinates: set[float]) -> float:
+    """The least distance between two of them, 1 for a single one; not below `LEAST_CELL`."""
     ordered = sorted(coordinates)
     steps = [after - before for before, after in itertools.pairwise(ordered)]
-    return min(steps, default=1.0)
+    return max(min(steps, default=1.0), LEAST_CELL)
 
 
 def _points(figure: SubFigure) -> tuple[float, float]:

@@ -271,6 +271,20 @@ def test_heads_of_one_shift_share_a_cell_of_the_map() -> None:
     assert axes.get_title().startswith("the heads at each")
 
 
+def test_trained_shifts_are_drawn_where_they_are() -> None:
+    layer = attention_from_conv(nn.Conv2d(1, 1, 3), sharpness=1.0)
+    moved = torch.tensor([[0.25, -0.125], [0.0, 0.0625], [-0.5, 0.25]]).repeat(3, 1)
+    with torch.no_grad():
+        layer.positional_shift.add_(moved)
+    figure = plotting.heads(layer, torch.rand(9, 9))
+    axes = map_of_shifts(figure)
+    at = {text.get_text(): text.get_position() for text in axes.texts}
+    for head, panel in panels(figure).items():
+        down, along = layer.heads.shifts[head].tolist()
+        assert arrows(panel) == [([3, 3], [3 + down, 3 + along])]
+        assert at[str(head)][0] == along
+
+
 # The sink, and what a panel does not show ---------------------------------------------------------
 
 
