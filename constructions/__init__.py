@@ -32,7 +32,6 @@ __all__ = [
     "heads",
     "lower",
     "normalisers",
-    "plotting",
 ]
 
 

@@ -28,7 +28,6 @@ class Scene:
     """What is drawn; in one dimension a grid of one row.
 
     Args:
-        dimension: of the layer.
         background: the image, (H, W), or (H, W, 3) with colours from 0 to 1.
         pixels: where the image stands.
         keys: where the keys stand.
@@ -42,7 +41,6 @@ class Scene:
         total: how many heads there are.
     """
 
-    dimension: int
     background: Tensor
     pixels: Lattice
     keys: Lattice
@@ -54,6 +52,11 @@ class Scene:
     sink: Tensor | None
     shifts: Sequence[Place] | None
     total: int
+
+    @property
+    def dimension(self) -> int:
+        """That of the layer."""
+        return len(self.output)
 
     @classmethod
     def of(
@@ -92,7 +95,6 @@ class Scene:
         axes = zip(queries.origin, queries.spacing, output, strict=True)
         row, column = _in_plane([start + step * index for start, step, index in axes])
         return cls(
-            dimension=d,
             background=background_of(channels.detach().cpu()),
             pixels=_lattice_in_plane(pixels),
             keys=_lattice_in_plane(keys),

@@ -35,7 +35,7 @@ def test_door_holds_the_public_names_and_nothing_else() -> None:
     functions = {"assert_equivalent", "attention_from_conv", "certify", "convert", "lower"}
     types = {"Certificate", "Cost", "Encoding", "Heads", "Lowered", "MultiHeadSelfAttention"}
     types |= {"Normaliser", "SoftPadding", "Stencil", "View"}
-    doors = {"certificate", "encodings", "heads", "normalisers", "plotting"}
+    doors = {"certificate", "encodings", "heads", "normalisers"}
     assert set(constructions.__all__) == functions | types | doors
     modules = {name for name, value in vars(constructions).items() if type(value) is type(math)}
     public = {name for name in vars(constructions) if not name.startswith("_")} - modules

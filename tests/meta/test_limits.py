@@ -117,6 +117,7 @@ OF_ROOMS = [
         "test_refusals.py",  # what each argument does not take
         "test_beyond_one_machine.py",  # the layer over ranks
         "test_demo.py",  # demo/ and __main__
+        "test_plotting.py",  # plotting/
         "evaluation/test_stock_kernels.py",  # fused and flex
         "encodings/test_completed.py",
         "encodings/test_farthest.py",
