@@ -36,6 +36,8 @@ FENCE = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 def is_public(module: str, name: str) -> bool:
     """Whether a door exports a name."""
+    if f"{module}.{name}" in LAZY:
+        return True
     if module in LAZY:
         return name in importlib.import_module(module).__all__
     return name in PUBLIC.get(module, ())
