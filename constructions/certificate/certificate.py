@@ -5,6 +5,7 @@ Theorem: `layer_error_is_certified`.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -42,7 +43,7 @@ class Certificate:
         rounding: the part that floating point adds, the reference's own included. It is a worst
             case and grows with the number of terms; inf where the layer's sums may overflow.
         conv_error: |torch's convolution - convolution|, for comparison; NaN where torch has none,
-            such as average pooling of volumes in half precision on a CPU.
+            such as average pooling of volumes in half precision on a CPU, or may crash.
     """
 
     error: Tensor
@@ -237,10 +238,10 @@ def _certificate(
     exact = comparison.exact
     with torch.no_grad():
         y = layer(x, *arguments)
-        try:
-            conv_error = _distance(conv(x, *arguments), exact)
-        except NotImplementedError:
-            conv_error = torch.full_like(exact, math.nan)
+        conv_error = torch.full_like(exact, math.nan)
+        if not _crashes(conv, x):
+            with contextlib.suppress(NotImplementedError):
+                conv_error = _distance(conv(x, *arguments), exact)
     if y.shape != exact.shape:
         raise AssertionError(
             f"the layer is not the convolution: its output has shape {tuple(y.shape)}, the "
@@ -251,6 +252,15 @@ def _certificate(
     return Certificate(
         error=_distance(y, exact), leak=leak, rounding=rounding, conv_error=conv_error
     )
+
+
+def _crashes(conv: AnySource, x: Tensor) -> bool:
+    """Whether torch's own convolution may end the process: seen in torch 2.13, now and then.
+
+    In float16 on a CPU, in one dimension, strided and dilated, such as with a kernel of one tap.
+    """
+    strided = isinstance(conv, nn.Conv1d) and conv.stride[0] > 1 and conv.dilation[0] > 1
+    return strided and x.dtype == torch.float16 and x.device.type == "cpu"
 
 
 def _distance(y: Tensor, exact: Tensor) -> Tensor:

@@ -403,3 +403,19 @@ def test_reproduction_of_a_layer_of_ordinary_size_runs_too() -> None:
     with pytest.raises(AssertionError) as again:
         exec(reproduction(message), {"layer": layer})
     assert str(again.value).splitlines()[0] == message.splitlines()[0]
+
+
+def test_convolution_that_may_crash_is_not_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    # torch 2.13, float16 on a CPU: one tap, strided, dilated and padded ends the process at times.
+    conv = filled(nn.Conv1d(2, 2, 1, stride=2, dilation=2, padding=3)).half()
+    run, formats = torch.nn.functional.conv1d, set()
+
+    def spied(image: Tensor, *rest: Any, **named: Any) -> Tensor:
+        formats.add(image.dtype)
+        return run(image, *rest, **named)
+
+    monkeypatch.setattr(torch.nn.functional, "conv1d", spied)
+    certificate = certify(attention_from_conv(conv), conv, integers(1, 2, 5).half())
+    assert certificate.holds
+    assert certificate.conv_error.isnan().all()
+    assert torch.float16 not in formats
