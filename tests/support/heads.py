@@ -3,6 +3,7 @@
 Shared by the tests of T1, T2 and T3. Nothing here comes from `constructions`.
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -71,7 +72,8 @@ def output_shape(case: Case) -> tuple[int, ...]:
     """The spatial shape of the convolution's output."""
     rank = len(case.conv.kernel_size)
     with torch.no_grad():
-        return tuple(case.run(case.conv).shape[-rank:])
+        wide = Case(copy.deepcopy(case.conv).float(), case.x.float(), case.output_size)
+        return tuple(wide.run(wide.conv).shape[-rank:])
 
 
 def off_target(row: NDArray[np.float64], target: int) -> Fraction:
