@@ -1,0 +1,116 @@
+(** * Every statement has a proof *)
+From mathcomp Require Import all_ssreflect all_algebra reals sequences exp.
+From Formal Require Import setting setting_reals shifts exponential leak theorem1 reals.
+From Formal Require statements.
+Set Implicit Arguments. Unset Strict Implicit. Unset Printing Implicit Defensive.
+Import GRing.Theory.
+Local Open Scope ring_scope.
+
+Theorem heads_that_shift_sum_to_a_convolution : statements.heads_that_shift_sum_to_a_convolution.
+Proof. red; intros; eapply shift_sum; eassumption. Qed.
+
+Theorem heads_that_shift_sum_to_a_convolution_any_map :
+  statements.heads_that_shift_sum_to_a_convolution_any_map.
+Proof. red; intros; eapply shift_sum_any_map; eassumption. Qed.
+
+Theorem heads_that_shift_sum_to_a_convolution_flipped :
+  statements.heads_that_shift_sum_to_a_convolution_flipped.
+Proof.
+move=> R G K pos Din Dh Dout Nh N offset f W a Wval Wout b X q posI fB seen onehot product.
+by apply: (shift_sum posI b X fB) => // h k; rewrite onehot -eqr_oppLR opprB.
+Qed.
+
+Theorem quadratic_scores_select_one_shift : statements.quadratic_scores_select_one_shift.
+Proof. by red=> R d alpha K pos q Delta t d0 alpha0 posI; apply: leak_lt. Qed.
+
+Theorem quadratic_scores_select_one_shift_supremum :
+  statements.quadratic_scores_select_one_shift_supremum.
+Proof. by red=> R d alpha q Delta eps alpha0 eps0; apply: leak_supremum. Qed.
+
+Theorem quadratic_scores_select_one_shift_any_field :
+  statements.quadratic_scores_select_one_shift_any_field.
+Proof. by red=> R e d alpha K pos q Delta t N expo posI; apply: quadratic_leak. Qed.
+
+Theorem quadratic_scores_select_one_shift_attained :
+  statements.quadratic_scores_select_one_shift_attained.
+Proof.
+red=> R e d alpha q Delta N expo; have [t tE leak] := cube_leak expo N alpha q Delta.
+exists _, (cube (q + Delta)), t; split=> //; first exact: cube_inj.
+by rewrite tE; apply: cube_within.
+Qed.
+
+Theorem quadratic_scores_select_one_shift_rate : statements.quadratic_scores_select_one_shift_rate.
+Proof. by red=> R e d alpha K pos q Delta t expo alpha0 posI; apply: quadratic_leak_uniform. Qed.
+
+Theorem quadratic_scores_select_one_shift_per_axis :
+  statements.quadratic_scores_select_one_shift_per_axis.
+Proof. by red=> R e d alpha K pos q Delta t N expo posI; apply: diagonal_leak. Qed.
+
+Theorem attention_expresses_convolution : statements.attention_expresses_convolution.
+Proof. by red=> R e d Din Dh Dout N offset W b B eta expo; apply: epsilon_layer. Qed.
+
+Theorem attention_expresses_convolution_paper : statements.attention_expresses_convolution_paper.
+Proof.
+red=> R e d Din Dh Dout K p W b B eta expo wide eta0.
+have [L LP] := epsilon_layer expo (fun h => cell (kernel_index h) - p)
+  (fun h => W (kernel_index h)) b B wide eta0.
+exists L => n X q key XB o; rewrite -kernel_convolution; apply: LP => //.
+  by move=> k k' /addIr/cell_inj.
+exact: padded_cube_sees.
+Qed.
+
+Theorem attention_expresses_convolution_bound : statements.attention_expresses_convolution_bound.
+Proof.
+red=> R d Din Dh Dout N offset W Wval Wout b alpha K pos X q range d0 alpha0 product posI seen P o.
+exact: theta_error.
+Qed.
+
+Theorem attention_expresses_convolution_sharpness :
+  statements.attention_expresses_convolution_sharpness.
+Proof.
+red=> R d Din Dh Dout N offset W Wval Wout b V eta K pos X q range o alpha d0 eta0 V0.
+by move=> product posI seen P VP; apply: (logarithm_error b product posI seen d0 P).
+Qed.
+
+Theorem attention_expresses_convolution_factors : statements.attention_expresses_convolution_factors.
+Proof.
+red=> R Din Dh Dout N W wide; exists (fun h => left_factor Dh (W h)).
+by exists (stack (fun h => right_factor Dh (W h))) => h; rewrite block_stack factorsK.
+Qed.
+
+Theorem attention_expresses_convolution_tight : statements.attention_expresses_convolution_tight.
+Proof.
+red=> R e d Din Dh Dout alpha offset Wval Wout b K pos X q t r expo tE Xr.
+exact: one_tap_error.
+Qed.
+
+Theorem attention_expresses_convolution_exponential :
+  statements.attention_expresses_convolution_exponential.
+Proof. exact: expR_exponential. Qed.
+
+Theorem attention_is_soft_padding_then_convolution :
+  statements.attention_is_soft_padding_then_convolution.
+Proof.
+red=> R G K pos Din Dh Dout Nh S normalise score shift Wval Wout b X q.
+exact: (@rows_factor R G Din Dh Dout Nh K pos shift _
+  (fun t => normalise [ffun k => score (pos k - t)])) => h k.
+Qed.
+
+Theorem attention_is_soft_padding_then_convolution_iff :
+  statements.attention_is_soft_padding_then_convolution_iff.
+Proof. by red=> R G K pos Din Dh Dout Nh shift Q a; apply: factors_iff. Qed.
+
+Theorem attention_is_soft_padding_then_convolution_unique :
+  statements.attention_is_soft_padding_then_convolution_unique.
+Proof.
+red=> R G K pos Din Dh Dout Nh shift a P q posI Din0 Dh0 Dout0.
+exact: (rows_unique posI Din0 Dh0 Dout0).
+Qed.
+
+Theorem attention_is_soft_padding_then_convolution_kronecker :
+  statements.attention_is_soft_padding_then_convolution_kronecker.
+Proof. by red=> R e d axis s k expo; apply: softmax_product. Qed.
+
+Theorem attention_is_soft_padding_then_convolution_sink :
+  statements.attention_is_soft_padding_then_convolution_sink.
+Proof. by red=> R e K c s k expo; apply: softmax_sink. Qed.

@@ -1,0 +1,231 @@
+(** * The statements
+
+    Each is named by the slug of its theorem, with a suffix where a theorem has several parts, and
+    opens with the sentence of the theorem's page. [proofs.v] proves every one of them under the same
+    name. *)
+From mathcomp Require Import all_ssreflect all_algebra reals sequences exp.
+From Formal Require Import setting setting_reals.
+Set Implicit Arguments. Unset Strict Implicit. Unset Printing Implicit Defensive.
+Import Order.TTheory GRing.Theory Num.Theory.
+Local Open Scope ring_scope.
+
+(** ** T1 *)
+
+(** Heads that each put all their attention on one shift, one head for every offset of the kernel,
+    sum to the convolution exactly, in every ring, commutative or not. *)
+Definition heads_that_shift_sum_to_a_convolution : Prop :=
+  forall (R : ringType) (G : zmodType) (K : finType) (pos : K -> G) (Din Dh Dout Nh N : nat)
+    (offset : 'I_N -> G) (f : 'I_Nh -> 'I_N) (W : 'I_N -> 'M[R]_(Din, Dout))
+    (a : 'I_Nh -> K -> R) (Wval : 'I_Nh -> 'M[R]_(Din, Dh)) (Wout : 'M[R]_(Nh * Dh, Dout))
+    (b : 'rV[R]_Dout) (X : image R G Din) (q : G),
+  injective pos -> bijective f -> sees_window pos offset q ->
+  (forall h k, a h k = (pos k - q == offset (f h))%:R) ->
+  (forall h, Wval h *m block Wout h = W (f h)) ->
+  multihead pos a Wval Wout b X = convolution offset W b X q.
+
+(** Whatever f is, the matrices of the heads that it sends to one offset add up. *)
+Definition heads_that_shift_sum_to_a_convolution_any_map : Prop :=
+  forall (R : ringType) (G : zmodType) (K : finType) (pos : K -> G) (Din Dh Dout Nh N : nat)
+    (offset : 'I_N -> G) (f : 'I_Nh -> 'I_N)
+    (a : 'I_Nh -> K -> R) (Wval : 'I_Nh -> 'M[R]_(Din, Dh)) (Wout : 'M[R]_(Nh * Dh, Dout))
+    (b : 'rV[R]_Dout) (X : image R G Din) (q : G),
+  injective pos -> sees_window pos (fun h => offset (f h)) q ->
+  (forall h k, a h k = (pos k - q == offset (f h))%:R) ->
+  multihead pos a Wval Wout b X
+  = convolution offset (fun t => \sum_(h | f h == t) Wval h *m block Wout h) b X q.
+
+(** With q - k in place of k - q the layer is the convolution with the flipped kernel. *)
+Definition heads_that_shift_sum_to_a_convolution_flipped : Prop :=
+  forall (R : ringType) (G : zmodType) (K : finType) (pos : K -> G) (Din Dh Dout Nh N : nat)
+    (offset : 'I_N -> G) (f : 'I_Nh -> 'I_N) (W : 'I_N -> 'M[R]_(Din, Dout))
+    (a : 'I_Nh -> K -> R) (Wval : 'I_Nh -> 'M[R]_(Din, Dh)) (Wout : 'M[R]_(Nh * Dh, Dout))
+    (b : 'rV[R]_Dout) (X : image R G Din) (q : G),
+  injective pos -> bijective f -> sees_window pos (fun t => - offset t) q ->
+  (forall h k, a h k = (q - pos k == offset (f h))%:R) ->
+  (forall h, Wval h *m block Wout h = W (f h)) ->
+  multihead pos a Wval Wout b X = convolution (fun t => - offset t) W b X q.
+
+(** ** T2 *)
+
+(** A head with quadratic scores attends one shift: on every grid that holds the target, whatever
+    the query, less than 1 − ϑ(e^−α)^−d of its attention falls on other keys. *)
+Definition quadratic_scores_select_one_shift : Prop :=
+  forall (R : realType) (d : nat) (alpha : R) (K : finType) (pos : K -> position d)
+    (q Delta : position d) (t : K),
+  (0 < d)%N -> 0 < alpha -> injective pos -> pos t = q + Delta ->
+  1 - quadratic_weights expR alpha pos q Delta t < 1 - (theta_series (expR (- alpha)) ^+ d)^-1.
+
+(** The bound is a supremum, for every query and every shift. *)
+Definition quadratic_scores_select_one_shift_supremum : Prop :=
+  forall (R : realType) (d : nat) (alpha : R) (q Delta : position d) (eps : R),
+  0 < alpha -> 0 < eps ->
+  exists (K : finType) (pos : K -> position d) (t : K),
+  [/\ injective pos, pos t = q + Delta
+    & 1 - (theta_series (expR (- alpha)) ^+ d)^-1 - eps
+      < 1 - quadratic_weights expR alpha pos q Delta t].
+
+(** In any ordered field with an exponential, if no key is further than N from the target on any
+    axis: at most 1 - theta_N^-d. *)
+Definition quadratic_scores_select_one_shift_any_field : Prop :=
+  forall (R : realFieldType) (e : R -> R) (d : nat) (alpha : R) (K : finType)
+    (pos : K -> position d) (q Delta : position d) (t : K) (N : nat),
+  exponential e -> injective pos -> pos t = q + Delta -> within pos (pos t) N ->
+  1 - quadratic_weights e alpha pos q Delta t <= 1 - (theta (e (- alpha)) N ^+ d)^-1.
+
+(** The cube of side 2N + 1 around the target attains this. *)
+Definition quadratic_scores_select_one_shift_attained : Prop :=
+  forall (R : realFieldType) (e : R -> R) (d : nat) (alpha : R) (q Delta : position d) (N : nat),
+  exponential e ->
+  exists (K : finType) (pos : K -> position d) (t : K),
+  [/\ injective pos, pos t = q + Delta, within pos (pos t) N
+    & 1 - quadratic_weights e alpha pos q Delta t = 1 - (theta (e (- alpha)) N ^+ d)^-1].
+
+(** The leak is at most 2dx / (1 - x^3), with x = e^-alpha, on every grid. *)
+Definition quadratic_scores_select_one_shift_rate : Prop :=
+  forall (R : realFieldType) (e : R -> R) (d : nat) (alpha : R) (K : finType)
+    (pos : K -> position d) (q Delta : position d) (t : K),
+  exponential e -> 0 < alpha -> injective pos -> pos t = q + Delta ->
+  1 - quadratic_weights e alpha pos q Delta t
+  <= d%:R * (2%:R * (e (- alpha) / (1 - e (- alpha) ^+ 3))).
+
+(** With a sharpness for each axis the bound is a product over the axes. *)
+Definition quadratic_scores_select_one_shift_per_axis : Prop :=
+  forall (R : realFieldType) (e : R -> R) (d : nat) (alpha : 'I_d -> R) (K : finType)
+    (pos : K -> position d) (q Delta : position d) (t : K) (N : nat),
+  exponential e -> injective pos -> pos t = q + Delta -> within pos (pos t) N ->
+  1 - diagonal_weights e alpha pos q Delta t <= 1 - (\prod_i theta (e (- alpha i)) N)^-1.
+
+(** ** T3 *)
+
+(** A multi-head self-attention layer with quadratic scores and one head for every tap of the kernel
+    expresses any convolution to any accuracy, in every dimension. One layer does so for images of
+    every size with values between -B and B. *)
+Definition attention_expresses_convolution : Prop :=
+  forall (R : realFieldType) (e : R -> R) (d Din Dh Dout N : nat) (offset : 'I_N -> position d)
+    (W : 'I_N -> 'M[R]_(Din, Dout)) (b : 'rV[R]_Dout) (B eta : R),
+  exponential e -> (minn Din Dout <= Dh)%N -> 0 < eta ->
+  exists L : layer R Din (1 + d) (1 + d) Dh Dout N,
+  forall (K : finType) (pos : K -> position d) (X : position d -> 'rV[R]_Din) (q : position d),
+  injective pos -> sees_window pos offset q -> (forall k c, `|X (pos k) 0 c| <= B) ->
+  forall o,
+  `|self_attention e (@encoding R d) L pos X q 0 o - convolution offset W b X q 0 o| <= eta.
+
+(** Theorem 1 of the paper: K^d heads, a kernel of K x ... x K taps, odd or even, and images of n^d
+    pixels for every n, padded by p before and by K - 1 - p after. *)
+Definition attention_expresses_convolution_paper : Prop :=
+  forall (R : realFieldType) (e : R -> R) (d Din Dh Dout K : nat) (p : position d)
+    (W : {ffun 'I_d -> 'I_K} -> 'M[R]_(Din, Dout)) (b : 'rV[R]_Dout) (B eta : R),
+  exponential e -> (minn Din Dout <= Dh)%N -> 0 < eta ->
+  exists L : layer R Din (1 + d) (1 + d) Dh Dout (K ^ d),
+  forall (n : nat) (X : position d -> 'rV[R]_Din) (q : {ffun 'I_d -> 'I_n}),
+  let key (k : {ffun 'I_d -> 'I_(n + K).-1}) := cell k - p in
+  (forall k c, `|X (key k) 0 c| <= B) ->
+  forall o,
+  `|self_attention e (@encoding R d) L key X (cell q) 0 o
+    - (b + \sum_j X (cell q + (cell j - p)) *m W j) 0 o| <= eta.
+
+(** The error is at most the leak times the kernel times the range of the pixels, the leak as in
+    T2. *)
+Definition attention_expresses_convolution_bound : Prop :=
+  forall (R : realType) (d Din Dh Dout N : nat) (offset : 'I_N -> position d)
+    (W : 'I_N -> 'M[R]_(Din, Dout)) (Wval : 'I_N -> 'M[R]_(Din, Dh))
+    (Wout : 'M[R]_(N * Dh, Dout)) (b : 'rV[R]_Dout) (alpha : R)
+    (K : finType) (pos : K -> position d) (X : position d -> 'rV[R]_Din) (q : position d)
+    (range : 'I_Din -> R),
+  (0 < d)%N -> 0 < alpha -> (forall h, Wval h *m block Wout h = W h) ->
+  injective pos -> sees_window pos offset q ->
+  (forall c k k', `|X (pos k) 0 c - X (pos k') 0 c| <= range c) ->
+  forall o,
+  `|self_attention expR (@encoding R d) (quadratic_layer alpha offset Wval Wout b) pos X q 0 o
+    - convolution offset W b X q 0 o|
+  <= (1 - (theta_series (expR (- alpha)) ^+ d)^-1) * \sum_h \sum_c `|W h c o| * range c.
+
+(** The sharpness ln(1 + 2dV / eta) makes it less than eta, if V bounds the double sum. *)
+Definition attention_expresses_convolution_sharpness : Prop :=
+  forall (R : realType) (d Din Dh Dout N : nat) (offset : 'I_N -> position d)
+    (W : 'I_N -> 'M[R]_(Din, Dout)) (Wval : 'I_N -> 'M[R]_(Din, Dh))
+    (Wout : 'M[R]_(N * Dh, Dout)) (b : 'rV[R]_Dout) (V eta : R)
+    (K : finType) (pos : K -> position d) (X : position d -> 'rV[R]_Din) (q : position d)
+    (range : 'I_Din -> R) (o : 'I_Dout),
+  let alpha := ln (1 + 2%:R * d%:R * V / eta) in
+  (0 < d)%N -> 0 < eta -> 0 < V -> (forall h, Wval h *m block Wout h = W h) ->
+  injective pos -> sees_window pos offset q ->
+  (forall c k k', `|X (pos k) 0 c - X (pos k') 0 c| <= range c) ->
+  \sum_h \sum_c `|W h c o| * range c <= V ->
+  `|self_attention expR (@encoding R d) (quadratic_layer alpha offset Wval Wout b) pos X q 0 o
+    - convolution offset W b X q 0 o| < eta.
+
+(** Such matrices exist: heads of dimension min(D_in, D_out) are wide enough. *)
+Definition attention_expresses_convolution_factors : Prop :=
+  forall (R : fieldType) (Din Dh Dout N : nat) (W : 'I_N -> 'M[R]_(Din, Dout)),
+  (minn Din Dout <= Dh)%N ->
+  exists (Wval : 'I_N -> 'M[R]_(Din, Dh)) (Wout : 'M[R]_(N * Dh, Dout)),
+  forall h, Wval h *m block Wout h = W h.
+
+(** The bound is tight: with one tap, and all pixels but the target equal to r, the error is the leak
+    times (r - X_t) W. *)
+Definition attention_expresses_convolution_tight : Prop :=
+  forall (R : realFieldType) (e : R -> R) (d Din Dh Dout : nat) (alpha : R)
+    (offset : 'I_1 -> position d) (Wval : 'I_1 -> 'M[R]_(Din, Dh)) (Wout : 'M[R]_(1 * Dh, Dout))
+    (b : 'rV[R]_Dout) (K : finType) (pos : K -> position d) (X : position d -> 'rV[R]_Din)
+    (q : position d) (t : K) (r : 'rV[R]_Din),
+  exponential e -> pos t = q + offset 0 -> (forall k, k != t -> X (pos k) = r) ->
+  self_attention e (@encoding R d) (quadratic_layer alpha offset Wval Wout b) pos X q
+    - convolution offset (fun h => Wval h *m block Wout h) b X q
+  = (1 - quadratic_weights e alpha pos q (offset 0) t) *: (r - X (pos t))
+    *m (Wval 0 *m block Wout 0).
+
+(** An exponential exists: that of the real numbers. *)
+Definition attention_expresses_convolution_exponential : Prop :=
+  forall R : realType, exponential (@expR R).
+
+(** ** T4 *)
+
+(** Attention whose heads score keys by displacement from query plus shift, and otherwise alike, is
+    one operator P, the same for all heads, followed by the ordinary convolution. *)
+Definition attention_is_soft_padding_then_convolution : Prop :=
+  forall (R : ringType) (G : zmodType) (K : finType) (pos : K -> G) (Din Dh Dout Nh : nat)
+    (S : Type) (normalise : {ffun K -> S} -> {ffun K -> R}) (score : G -> S)
+    (shift : 'I_Nh -> G) (Wval : 'I_Nh -> 'M[R]_(Din, Dh)) (Wout : 'M[R]_(Nh * Dh, Dout))
+    (b : 'rV[R]_Dout) (X : image R G Din) (q : G),
+  multihead pos (fun h => normalise [ffun k => score (pos k - (q + shift h))]) Wval Wout b X
+  = convolution shift (fun h => Wval h *m block Wout h) b (soft_padding pos normalise score X) q.
+
+(** Of layers whose weights do not depend on the pixels no others factor: for the queries of any
+    set Q, an operator P with layer = convolution after P, for all pixels and all matrices, exists
+    if and only if heads agree wherever they meet. *)
+Definition attention_is_soft_padding_then_convolution_iff : Prop :=
+  forall (R : ringType) (G : zmodType) (K : finType) (pos : K -> G) (Din Dh Dout Nh : nat)
+    (shift : 'I_Nh -> G) (Q : pred G) (a : 'I_Nh -> G -> K -> R),
+  injective pos -> (0 < Din)%N -> (0 < Dh)%N -> (0 < Dout)%N ->
+  (exists P : G -> K -> R,
+     forall (Wval : 'I_Nh -> 'M[R]_(Din, Dh)) (Wout : 'M[R]_(Nh * Dh, Dout)) (b : 'rV[R]_Dout)
+       (X : image R G Din) (q : G), Q q ->
+     multihead pos (fun h => a h q) Wval Wout b X
+     = convolution shift (fun h => Wval h *m block Wout h) b (fun t => attend pos (P t) X) q)
+  <-> (forall h h' q q', Q q -> Q q' -> q + shift h = q' + shift h' -> a h q =1 a h' q').
+
+(** Such a P is unique: row t is that of any head whose target is t. *)
+Definition attention_is_soft_padding_then_convolution_unique : Prop :=
+  forall (R : ringType) (G : zmodType) (K : finType) (pos : K -> G) (Din Dh Dout Nh : nat)
+    (shift : 'I_Nh -> G) (a : 'I_Nh -> K -> R) (P : G -> K -> R) (q : G),
+  injective pos -> (0 < Din)%N -> (0 < Dh)%N -> (0 < Dout)%N ->
+  (forall (Wval : 'I_Nh -> 'M[R]_(Din, Dh)) (Wout : 'M[R]_(Nh * Dh, Dout)) (b : 'rV[R]_Dout)
+     (X : image R G Din),
+   multihead pos a Wval Wout b X
+   = convolution shift (fun h => Wval h *m block Wout h) b (fun t => attend pos (P t) X) q) ->
+  forall h, a h =1 P (q + shift h).
+
+(** For softmax, scores that are sums over axes and the keys of a box, P is the product of a small
+    matrix for each axis. *)
+Definition attention_is_soft_padding_then_convolution_kronecker : Prop :=
+  forall (R : realFieldType) (e : R -> R) (d : nat) (axis : 'I_d -> finType)
+    (s : forall i, axis i -> R) (k : {dffun forall i, axis i}),
+  exponential e ->
+  softmax e (fun k : {dffun forall i, axis i} => \sum_i s i (k i)) k = \prod_i softmax e (s i) (k i).
+
+(** A sink multiplies a row by what it leaves of it. *)
+Definition attention_is_soft_padding_then_convolution_sink : Prop :=
+  forall (R : realFieldType) (e : R -> R) (K : finType) (c : R) (s : K -> R) (k : K),
+  exponential e ->
+  softmax_with_sink e c s k = (\sum_j e (s j)) / (\sum_j e (s j) + e c) * softmax e s k.
