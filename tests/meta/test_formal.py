@@ -184,7 +184,7 @@ def test_statement_without_a_proof_is_found_by_the_audit(copy: Path) -> None:
 
 
 @pytest.mark.formal
-def test_wrong_proof_term_is_found_by_the_separate_checker(copy: Path) -> None:
+def test_damaged_module_is_refused_by_the_separate_checker(copy: Path) -> None:
     module = copy / "shifts.vo"
     data = bytearray(module.read_bytes())
     data[len(data) // 2] ^= 1

@@ -183,7 +183,9 @@ def absent_reason() -> str | None:
 
 def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
     """Run a command in a folder, and keep what it says."""
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, errors="replace", check=False
+    )
 
 
 def compile_files(folder: Path, names: Sequence[str]) -> None:

@@ -114,3 +114,39 @@ Proof. by red=> R e d axis s k expo; apply: softmax_product. Qed.
 Theorem attention_is_soft_padding_then_convolution_sink :
   statements.attention_is_soft_padding_then_convolution_sink.
 Proof. by red=> R e K c s k expo; apply: softmax_sink. Qed.
+
+From Coq Require Import Reals ZArith.
+From Formal Require Import setting_floats floats.
+Open Scope R_scope.
+
+Theorem saturated_softmax_is_one_hot : statements.saturated_softmax_is_one_hot.
+Proof.
+exact (conj one_hot_binary32 (conj one_hot_binary64 (conj one_hot_binary16 one_hot_bfloat16))).
+Qed.
+
+Theorem saturated_softmax_is_one_hot_copies : statements.saturated_softmax_is_one_hot_copies.
+Proof. exact head_copies. Qed.
+
+Theorem saturated_softmax_is_one_hot_integers : statements.saturated_softmax_is_one_hot_integers.
+Proof. red; intros; apply sum_integers; trivial. Qed.
+
+Theorem saturated_softmax_is_one_hot_layer : statements.saturated_softmax_is_one_hot_layer.
+Proof.
+red; intros F gap flush reciprocal ex alpha t s top order X W b terms format_of ha hex hs htop once hX.
+assert (one : forall h k, computed_softmax F flush reciprocal ex (order h) (s h) (top h) k
+    = one_hot (t h) k).
+  by destruct format_of as [[-> E]|[-> E]]; rewrite E in ha; intros h k;
+    [apply one_hot_binary32 with alpha | apply one_hot_binary64 with alpha].
+intros; apply layer_is_convolution; trivial; destruct format_of as [[-> _]|[-> _]]; easy.
+Qed.
+
+Theorem saturated_softmax_is_one_hot_not_from_46 :
+  statements.saturated_softmax_is_one_hot_not_from_46.
+Proof. exact forty_six. Qed.
+
+Theorem saturated_softmax_is_one_hot_exponential :
+  statements.saturated_softmax_is_one_hot_exponential.
+Proof. exact rounded_exponential. Qed.
+
+Theorem saturated_softmax_is_one_hot_scores : statements.saturated_softmax_is_one_hot_scores.
+Proof. exact rounded_scores. Qed.
