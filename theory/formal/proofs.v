@@ -1,6 +1,7 @@
 (** * Every statement has a proof *)
 From mathcomp Require Import all_ssreflect all_algebra reals sequences exp.
-From Formal Require Import setting setting_reals shifts exponential leak theorem1 reals.
+From Formal Require Import setting setting_reals shifts exponential leak theorem1 reals scalar
+  expsums.
 From Formal Require statements.
 Set Implicit Arguments. Unset Strict Implicit. Unset Printing Implicit Defensive.
 Import GRing.Theory.
@@ -114,6 +115,24 @@ Proof. by red=> R e d axis s k expo; apply: softmax_product. Qed.
 Theorem attention_is_soft_padding_then_convolution_sink :
   statements.attention_is_soft_padding_then_convolution_sink.
 Proof. by red=> R e K c s k expo; apply: softmax_sink. Qed.
+
+Theorem one_dimension_expresses_every_convolution :
+  statements.one_dimension_expresses_every_convolution.
+Proof.
+red=> R e G Din Dout N H T offset W b expo offsetI heads.
+have NH : (N <= H)%N by case: heads => [->|[-> _]].
+exists (scalar_encoding R offset), (scalar_layer e N T (head_matrix e W NH) b).
+move=> K pos X q KT posI seen; apply: scalar_layer_convolution => //.
+by case: heads => [->|[_ ->]]; [left | right].
+Qed.
+
+Theorem one_dimension_expresses_every_convolution_torus :
+  statements.one_dimension_expresses_every_convolution_torus.
+Proof. by red=> G N offset q t; exists (q + offset t). Qed.
+
+Theorem one_dimension_expresses_every_convolution_invertible :
+  statements.one_dimension_expresses_every_convolution_invertible.
+Proof. exact: exponentials_unit. Qed.
 
 From Coq Require Import Reals ZArith.
 From Formal Require Import setting_floats floats.

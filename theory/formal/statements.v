@@ -230,6 +230,32 @@ Definition attention_is_soft_padding_then_convolution_sink : Prop :=
   exponential e ->
   softmax_with_sink e c s k = (\sum_j e (s j)) / (\sum_j e (s j) + e c) * softmax e s k.
 
+(** ** T12 *)
+
+(** With a positional encoding of dimension one, N + 1 heads of finite logits express every
+    convolution of N taps exactly, on every padded grid and on every torus; on a window alone N heads
+    do. Keys number T, a torus is a group G that is all keys, and a window alone has T = N. *)
+Definition one_dimension_expresses_every_convolution : Prop :=
+  forall (R : realFieldType) (e : R -> R) (G : zmodType) (Din Dout N H T : nat) (offset : 'I_N -> G)
+    (W : 'I_N -> 'M[R]_(Din, Dout)) (b : 'rV[R]_Dout),
+  exponential e -> injective offset -> H = N.+1 \/ H = N /\ T = N ->
+  exists (r : G -> 'rV[R]_1) (L : layer R Din 1 1 Dout Dout H),
+  forall (K : finType) (pos : K -> G) (X : image R G Din) (q : G),
+  #|K| = T -> injective pos -> sees_window pos offset q ->
+  self_attention e r L pos X q = convolution offset W b X q.
+
+(** A torus needs no padding: if every element of the group is a key, every query sees its
+    window. *)
+Definition one_dimension_expresses_every_convolution_torus : Prop :=
+  forall (G : finZmodType) (N : nat) (offset : 'I_N -> G) (q : G),
+  sees_window (fun k : G => k) offset q.
+
+(** For distinct factors c_h of the heads and distinct numbers r_j of the displacements the matrix of
+    exponentials is invertible. *)
+Definition one_dimension_expresses_every_convolution_invertible : Prop :=
+  forall (R : realType) (n : nat) (c r : 'I_n -> R), injective c -> injective r ->
+  \matrix_(h, j) expR (c h * r j) \in unitmx.
+
 (** ** T8, in the real numbers of Coq's library *)
 From Coq Require Import Reals ZArith.
 From Formal Require Import setting_floats.
