@@ -31,6 +31,7 @@ from constructions.layer.attention import MultiHeadSelfAttention
 from constructions.lowering.bands import Banded, Squares
 from constructions.lowering.lowered import Group, Lowered, lower
 from constructions.normalisers.quotients import Entmax
+from tests.support import formal
 from tests.support.helpers import filled, integers, refused
 from tests.support.ledger import record
 from tests.support.strategies import PADDING_MODES, Case, integer_cases, sharpnesses
@@ -917,3 +918,11 @@ def test_call_is_checked_as_the_layer_checks_it(mode: Any) -> None:
     with refused(ValueError, "x has", "float64", "float32"):
         lowered(torch.ones(1, 2, 5, 4, dtype=torch.float64))
     assert lowered.tolerance == unit_roundoff(torch.float32)
+
+
+# Coq ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.evidence(SLUG, "formal")
+def test_coq_proves_the_statement() -> None:
+    formal.check(SLUG)

@@ -1,10 +1,10 @@
 (** * Every statement has a proof *)
 From mathcomp Require Import all_ssreflect all_algebra reals sequences exp.
-From Formal Require Import setting setting_reals shifts exponential leak theorem1 reals scalar
-  expsums.
+From Formal Require Import setting setting_reals shifts exponential leak theorem1 borders
+  quotient scalar reals expsums.
 From Formal Require statements.
 Set Implicit Arguments. Unset Strict Implicit. Unset Printing Implicit Defensive.
-Import GRing.Theory.
+Import Order.TTheory GRing.Theory.
 Local Open Scope ring_scope.
 
 Theorem heads_that_shift_sum_to_a_convolution : statements.heads_that_shift_sum_to_a_convolution.
@@ -133,6 +133,74 @@ Proof. by red=> G N offset q t; exists (q + offset t). Qed.
 Theorem one_dimension_expresses_every_convolution_invertible :
   statements.one_dimension_expresses_every_convolution_invertible.
 Proof. exact: exponentials_unit. Qed.
+
+Theorem borders_are_limits_of_attention_replicate :
+  statements.borders_are_limits_of_attention_replicate.
+Proof. by red=> R d alpha K pos lower upper q Delta c d0 alpha0; apply: clamp_leak_lt. Qed.
+
+Theorem borders_are_limits_of_attention_replicate_any_field :
+  statements.borders_are_limits_of_attention_replicate_any_field.
+Proof.
+red=> R e d alpha K pos lower upper q Delta c N expo alpha0 posI inside cE near.
+have box i : lower 0 i <= upper 0 i by case/andP: (inside c i) => /le_trans; apply.
+exact: (clamp_leak box expo alpha0 posI inside cE near).
+Qed.
+
+Theorem borders_are_limits_of_attention_sink_on_grid :
+  statements.borders_are_limits_of_attention_sink_on_grid.
+Proof.
+red=> R e d c K pos t expo posI.
+apply: (sink_on_grid expo c (n := fun k => sqnorm (pos k - pos t))) => [|k kt].
+  by rewrite subrr sqnorm0.
+by apply: sqnorm_gt0; rewrite subr_eq0 (inj_eq posI).
+Qed.
+
+Theorem borders_are_limits_of_attention_sink_off_grid :
+  statements.borders_are_limits_of_attention_sink_off_grid.
+Proof.
+red=> R e d c K pos t mu expo attained least.
+exact: (sink_off_grid expo c (n := fun k => sqnorm (pos k - t)) attained least).
+Qed.
+
+Theorem borders_are_limits_of_attention_necessity :
+  statements.borders_are_limits_of_attention_necessity.
+Proof.
+red=> R G K pos Din Dh Dout Nh N offset W a Wval Wout b x q q' X layer sum1 seen at_q at_q'.
+have seen' t : on pos (q + offset t) by apply/existsP; have [k kE] := seen t; exists k; apply/eqP.
+have gap : convolution offset W b X q - convolution offset W b X q' = _ :=
+  missing_taps W b x q' seen'.
+rewrite -gap -at_q -at_q'; apply/eqP; rewrite subr_eq0; apply/eqP.
+apply: (constants_to_constants _ _ _ (x := x)) => // k; rewrite /X /on_keys.
+by have -> : on pos (pos k) by apply/existsP; exists k.
+Qed.
+
+Theorem borders_are_limits_of_attention_precision :
+  statements.borders_are_limits_of_attention_precision.
+Proof. by red=> R e alpha expo; apply: precision_tie. Qed.
+
+Theorem borders_are_limits_of_attention_reflection :
+  statements.borders_are_limits_of_attention_reflection.
+Proof. by red=> R e n r f expo; apply: no_reflection. Qed.
+
+Theorem positional_heads_are_convolutions : statements.positional_heads_are_convolutions.
+Proof.
+red=> R e G K pos Din N offset g X q posI offsetI covered conv_g.
+rewrite -[conv_g 1%N _ 0 0]addr0 -(head_quotient e g posI offsetI covered).
+by apply: eq_bigr => k _; rewrite addr0.
+Qed.
+
+Theorem positional_heads_are_convolutions_sink : statements.positional_heads_are_convolutions_sink.
+Proof.
+red=> R e G K pos Din N offset g sigma X q posI offsetI covered conv_g.
+exact: (head_quotient e g posI offsetI covered X (e sigma)).
+Qed.
+
+Theorem positional_heads_are_convolutions_torus : statements.positional_heads_are_convolutions_torus.
+Proof. by red=> R e G Din g X q; apply: torus_head. Qed.
+
+Theorem positional_heads_are_convolutions_kernels :
+  statements.positional_heads_are_convolutions_kernels.
+Proof. by red=> R G kappa; apply: kernel_of_head. Qed.
 
 From Coq Require Import Reals ZArith.
 From Formal Require Import setting_floats floats.

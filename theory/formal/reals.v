@@ -1,7 +1,7 @@
 (** * The real numbers: the exponential, the strict leak and its supremum, the sharpness as a
     logarithm (T2, T3) *)
 From mathcomp Require Import all_ssreflect all_algebra boolp classical_sets reals sequences exp ring.
-From Formal Require Import names setting setting_reals exponential leak theorem1.
+From Formal Require Import names setting setting_reals exponential leak theorem1 borders.
 Set Implicit Arguments. Unset Strict Implicit. Unset Printing Implicit Defensive.
 Import Order.TTheory GRing.Theory Num.Theory.
 Local Open Scope ring_scope.
@@ -78,6 +78,15 @@ apply: lerD.
 by apply: le_trans baV; apply: ler_piMl => //; apply: exprn_ile1.
 Qed.
 
+(** Strictly between theta_N^-d and theta^-d, for the d >= 1 axes of a grid. *)
+Lemma series_power_lt (R : realType) (x : R) d N : 0 < x -> x < 1 -> (0 < d)%N ->
+  1 - (theta x N ^+ d)^-1 < 1 - (theta_series x ^+ d)^-1.
+Proof.
+move=> x0 x1 d0; have t0 := theta_gt0 (ltW x0) N; have ts := theta_lt_series x0 x1 N.
+rewrite ltrD2l ltrN2 ltf_pV2 ?posrE ?exprn_gt0 // ?(lt_trans t0 ts) //.
+by rewrite ltr_pXn2r ?nnegrE ?(ltW t0) // ltW // (lt_trans t0 ts).
+Qed.
+
 Section Leak.
 Variables (R : realType) (d : nat) (alpha : R) (alpha0 : 0 < alpha).
 Let x := expR (- alpha).
@@ -90,9 +99,19 @@ Lemma leak_lt (K : finType) (pos : K -> position d) q Delta t : (0 < d)%N ->
 Proof.
 move=> d0 posI tE; have [N near] := reach pos t.
 apply: le_lt_trans (quadratic_leak (expR_exponential R) posI alpha tE near) _.
-have t0 := theta_gt0 (ltW x0) N; have ts := theta_lt_series x0 x1 N.
-rewrite ltrD2l ltrN2 ltf_pV2 ?posrE ?exprn_gt0 // ?(lt_trans t0 ts) //.
-by rewrite ltr_pXn2r ?nnegrE ?(ltW t0) // ltW // (lt_trans t0 ts).
+exact: series_power_lt.
+Qed.
+
+Lemma clamp_leak_lt (K : finType) (pos : K -> position d) (lower upper q Delta : position d) c :
+  (0 < d)%N ->
+  injective pos -> (forall k i, lower 0 i <= pos k 0 i <= upper 0 i) ->
+  pos c = clamp lower upper (q + Delta) ->
+  1 - quadratic_weights expR alpha pos q Delta c < sup_leak.
+Proof.
+move=> d0 posI inside cE; have [N near] := reach pos c.
+have box i : lower 0 i <= upper 0 i by case/andP: (inside c i) => /le_trans; apply.
+apply: le_lt_trans (clamp_leak box (expR_exponential R) alpha0 posI inside cE near) _.
+exact: series_power_lt.
 Qed.
 
 Lemma leak_supremum q Delta eps : 0 < eps ->
@@ -113,6 +132,14 @@ have gap : (b ^+ d)^-1 - (a ^+ d)^-1 < eps.
 by rewrite ltrBlDr -addrA ltrD2l -ltrBlDl opprK addrC.
 Qed.
 End Leak.
+
+Lemma kernel_of_head (R : realType) (G : finType) (kappa : G -> R) :
+  (forall delta, 0 < kappa delta) -> \sum_delta kappa delta = 1 ->
+  softmax expR (fun delta => ln (kappa delta)) =1 kappa.
+Proof.
+move=> pos sum1 delta; rewrite /softmax lnK ?posrE //.
+by under eq_bigr do rewrite lnK ?posrE //; rewrite sum1 divr1.
+Qed.
 
 Section Sharpness.
 Variables (R : realType) (d Din Dh Dout N : nat) (offset : 'I_N -> position d).

@@ -50,6 +50,10 @@ Definition block (Wout : 'M[R]_(Nh * Dh, Dout)) (h : 'I_Nh) : 'M[R]_(Dh, Dout) :
 (** The query at q sees its window: every tap finds a key. *)
 Definition sees_window (N : nat) (offset : 'I_N -> G) (q : G) : Prop :=
   forall t, exists k, pos k = q + offset t.
+
+(** Whether a key stands at position p, and the image that is zero where none does. *)
+Definition on (p : G) : bool := [exists k, pos k == p].
+Definition on_keys (D : nat) (X : image R G D) : image R G D := fun p => if on p then X p else 0.
 End Attention.
 
 (** Row t of a soft padding is what attention sees at position t. A normaliser is any function from
@@ -100,6 +104,10 @@ Definition self_attention (K : finType) (pos : K -> G) (X : image R G Din) (q : 
   multihead pos (fun h => softmax e (fun k => score X h q (pos k))) (Wval L) (Wout L) (bout L) X.
 End Layer.
 
+(** With the sharpness alpha, what is f alpha at most tends to 0. *)
+Definition vanishing (R : realFieldType) (f : R -> R) : Prop :=
+  forall eps, 0 < eps -> exists alpha0, forall alpha, alpha0 <= alpha -> f alpha <= eps.
+
 (** ** Quadratic scores *)
 Definition sqnorm d (p : position d) : nat := (\sum_i `|p 0%R i| ^ 2)%N.
 
@@ -137,6 +145,10 @@ Definition quadratic_layer (Din Dh Dout N : nat) (alpha : R) (shift : 'I_N -> po
 Definition within (K : finType) (pos : K -> position d) (t : position d) (N : nat) : Prop :=
   forall k i, (`|(pos k - t)%R 0%R i| <= N)%N.
 End Quadratic.
+
+(** The point of the box from [lower] to [upper] that is nearest to t, axis by axis. *)
+Definition clamp (d : nat) (lower upper t : position d) : position d :=
+  \row_i Num.min (Num.max (t 0 i) (lower 0 i)) (upper 0 i).
 
 (** The cells of a cube of side m, as positions with coordinates 0, ..., m - 1. *)
 Definition cell (d m : nat) (k : {ffun 'I_d -> 'I_m}) : position d := \row_i (k i)%:Z.

@@ -230,6 +230,77 @@ Definition attention_is_soft_padding_then_convolution_sink : Prop :=
   exponential e ->
   softmax_with_sink e c s k = (\sum_j e (s j)) / (\sum_j e (s j) + e c) * softmax e s k.
 
+(** ** T5 *)
+
+(** A quadratic head replicates the edge. The keys are pixels of a box that hold the point nearest to
+    the target, wherever the target is: less than 1 - theta^-d of the attention is off that pixel. *)
+Definition borders_are_limits_of_attention_replicate : Prop :=
+  forall (R : realType) (d : nat) (alpha : R) (K : finType) (pos : K -> position d)
+    (lower upper q Delta : position d) (c : K),
+  (0 < d)%N -> 0 < alpha -> injective pos ->
+  (forall k i, lower 0 i <= pos k 0 i <= upper 0 i) -> pos c = clamp lower upper (q + Delta) ->
+  1 - quadratic_weights expR alpha pos q Delta c < 1 - (theta_series (expR (- alpha)) ^+ d)^-1.
+
+(** The same in any ordered field, if no key is further than N from that pixel on any axis. *)
+Definition borders_are_limits_of_attention_replicate_any_field : Prop :=
+  forall (R : realFieldType) (e : R -> R) (d : nat) (alpha : R) (K : finType)
+    (pos : K -> position d) (lower upper q Delta : position d) (c : K) (N : nat),
+  exponential e -> 0 < alpha -> injective pos ->
+  (forall k i, lower 0 i <= pos k 0 i <= upper 0 i) -> pos c = clamp lower upper (q + Delta) ->
+  within pos (pos c) N ->
+  1 - quadratic_weights e alpha pos q Delta c <= 1 - (theta (e (- alpha)) N ^+ d)^-1.
+
+(** One more key with value zero, of score -c alpha, pads with zeros. On the grid the pixel has all
+    the attention in the limit if and only if 0 < c. *)
+Definition borders_are_limits_of_attention_sink_on_grid : Prop :=
+  forall (R : realFieldType) (e : R -> R) (d : nat) (c : R) (K : finType) (pos : K -> position d)
+    (t : K),
+  exponential e -> injective pos ->
+  vanishing (fun alpha => 1 - softmax_with_sink e (- (c * alpha))
+    (fun k => - (alpha * (sqnorm (pos k - pos t))%:R)) t) <-> 0 < c.
+
+(** At a target off the grid, mu its least squared distance to a pixel, the sink has all the attention
+    in the limit if and only if c < mu. So 0 < c < 1 serves every convolution. *)
+Definition borders_are_limits_of_attention_sink_off_grid : Prop :=
+  forall (R : realFieldType) (e : R -> R) (d : nat) (c : R) (K : finType) (pos : K -> position d)
+    (t : position d) (mu : nat),
+  exponential e -> (exists k, sqnorm (pos k - t) = mu) ->
+  (forall k, (mu <= sqnorm (pos k - t)%R)%N) ->
+  vanishing (fun alpha => 1 - e (- (c * alpha))
+    / (\sum_k e (- (alpha * (sqnorm (pos k - t))%:R)) + e (- (c * alpha)))) <-> c < mu%:R.
+
+(** Without a sink and without padded keys, in any ring and whatever the weights, as long as each row
+    sums to one: a layer that pads with zeros at two queries, of which the first sees its whole
+    window, does so only for kernels whose taps off the image at the second sum to zero, seen from
+    x. *)
+Definition borders_are_limits_of_attention_necessity : Prop :=
+  forall (R : ringType) (G : zmodType) (K : finType) (pos : K -> G) (Din Dh Dout Nh N : nat)
+    (offset : 'I_N -> G) (W : 'I_N -> 'M[R]_(Din, Dout)) (a : 'I_Nh -> G -> K -> R)
+    (Wval : 'I_Nh -> 'M[R]_(Din, Dh)) (Wout : 'M[R]_(Nh * Dh, Dout)) (b : 'rV[R]_Dout)
+    (x : 'rV[R]_Din) (q q' : G),
+  let X := on_keys pos (fun=> x) in
+  let layer p := multihead pos (fun h => a h p) Wval Wout b X in
+  (forall h p, \sum_k a h p k = 1) -> sees_window pos offset q ->
+  layer q = convolution offset W b X q -> layer q' = convolution offset W b X q' ->
+  x *m (\sum_(t | ~~ on pos (q' + offset t)) W t) = 0.
+
+(** A diagonal precision is needed: with the form v_1^2 + v_1 v_2 + v_2^2 the pixel (0, 2) of 5 x 5
+    pixels, nearest to the target (-1, 2), has at most half of the attention at every sharpness. *)
+Definition borders_are_limits_of_attention_precision : Prop :=
+  forall (R : realFieldType) (e : R -> R) (alpha : R),
+  exponential e ->
+  let form (y z : int) := (y ^+ 2 + y * z + z ^+ 2)%:~R : R in
+  let s (k : 'I_5 * 'I_5) := - (alpha * form (k.1%:Z + 1) (k.2%:Z - 2)) in
+  softmax e s (inord 0, inord 2) <= 2%:R^-1.
+
+(** Reflection by r pixels has no relative score f, on n + 1 pixels with 2 <= r <= n - 1: of the
+    first two queries one gives the mirrored pixel, r or r - 1, at most half of its attention. *)
+Definition borders_are_limits_of_attention_reflection : Prop :=
+  forall (R : realFieldType) (e : R -> R) (n r : nat) (f : int -> R),
+  exponential e -> (2 <= r)%N -> (r.+2 <= n.+1)%N ->
+  softmax e (fun k : 'I_n.+1 => f k%:Z) (inord r) <= 2%:R^-1 \/
+  softmax e (fun k : 'I_n.+1 => f (k%:Z - 1)) (inord r.-1) <= 2%:R^-1.
+
 (** ** T12 *)
 
 (** With a positional encoding of dimension one, N + 1 heads of finite logits express every
@@ -255,6 +326,42 @@ Definition one_dimension_expresses_every_convolution_torus : Prop :=
 Definition one_dimension_expresses_every_convolution_invertible : Prop :=
   forall (R : realType) (n : nat) (c r : 'I_n -> R), injective c -> injective r ->
   \matrix_(h, j) expR (c h * r j) \in unitmx.
+
+(** ** T25 *)
+
+(** A softmax head that scores keys by displacement alone is a quotient of two convolutions:
+    conv_g(X)/conv_g(1), the kernel e^g. The offsets are any that lead from the query to every key;
+    beyond the keys the images X and 1 are zero. *)
+Definition positional_heads_are_convolutions : Prop :=
+  forall (R : realFieldType) (e : R -> R) (G : zmodType) (K : finType) (pos : K -> G) (Din N : nat)
+    (offset : 'I_N -> G) (g : G -> R) (X : image R G Din) (q : G),
+  injective pos -> injective offset -> (forall k, exists t, pos k = q + offset t) ->
+  let conv_g (D : nat) (Y : image R G D) :=
+    convolution offset (fun t => (e (g (offset t)))%:M) 0 (on_keys pos Y) q in
+  attend pos (softmax e (fun k => g (pos k - q))) X
+  = (conv_g 1%N (fun=> 1%:M) 0 0)^-1 *: conv_g Din X.
+
+(** With a sink of score sigma, e^sigma is added to the denominator. *)
+Definition positional_heads_are_convolutions_sink : Prop :=
+  forall (R : realFieldType) (e : R -> R) (G : zmodType) (K : finType) (pos : K -> G) (Din N : nat)
+    (offset : 'I_N -> G) (g : G -> R) (sigma : R) (X : image R G Din) (q : G),
+  injective pos -> injective offset -> (forall k, exists t, pos k = q + offset t) ->
+  let conv_g (D : nat) (Y : image R G D) :=
+    convolution offset (fun t => (e (g (offset t)))%:M) 0 (on_keys pos Y) q in
+  attend pos (softmax_with_sink e sigma (fun k => g (pos k - q))) X
+  = (conv_g 1%N (fun=> 1%:M) 0 0 + e sigma)^-1 *: conv_g Din X.
+
+(** On a torus, where every element of the group is a key, the head is a convolution. *)
+Definition positional_heads_are_convolutions_torus : Prop :=
+  forall (R : realFieldType) (e : R -> R) (G : finZmodType) (Din : nat) (g : G -> R)
+    (X : image R G Din) (q : G),
+  attend id (softmax e (fun k => g (k - q))) X = \sum_delta softmax e g delta *: X (q + delta).
+
+(** Every positive kernel of sum 1 is that of some head. *)
+Definition positional_heads_are_convolutions_kernels : Prop :=
+  forall (R : realType) (G : finZmodType) (kappa : G -> R),
+  (forall delta, 0 < kappa delta) -> \sum_delta kappa delta = 1 ->
+  softmax expR (fun delta => ln (kappa delta)) =1 kappa.
 
 (** ** T8, in the real numbers of Coq's library *)
 From Coq Require Import Reals ZArith.
