@@ -97,6 +97,11 @@ def test_overview_lists_every_statement_with_its_axioms() -> None:
     assert shown[0] == formal.table()
 
 
+def test_overview_names_the_packages() -> None:
+    text = (ROOT / "docs" / "formal.md").read_text(encoding="utf-8")
+    assert f"\n{formal.INSTALL}\n" in text
+
+
 def test_names_are_mapped_in_one_file() -> None:
     # An older name anywhere else would not compile with a later mathcomp.
     old = re.findall(r"^Notation \w+ := (\w+)", (formal.FOLDER / "names.v").read_text(), re.M)

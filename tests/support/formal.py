@@ -383,7 +383,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--write", action="store_true", help="bring the fences of the pages up to date"
     )
-    if parser.parse_args(arguments).write:
+    parser.add_argument("--packages", action="store_true", help="name Debian's packages")
+    options = parser.parse_args(arguments)
+    if options.packages:
+        print(*PACKAGES)
+        return
+    if options.write:
         for slug in theorems():
             page = page_of(slug, ROOT)
             if parts(slug):
