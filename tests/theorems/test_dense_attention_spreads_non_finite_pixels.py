@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from constructions import assert_equivalent, certify, formats
+from tests.support import formal
 from tests.support.helpers import papers_layer
 from tests.support.ledger import record
 from tests.support.oracle import convolve_module, numbers
@@ -308,3 +309,11 @@ def test_table_in_which_zero_removes_infinity_is_rejected() -> None:
     assert theory.multiplied(Kind.ZERO, Kind.PLUS_INFINITY) == {Kind.NAN}
     assert kind_of(0.0 * math.inf) is Kind.NAN
     assert kind_of(0.0 * math.inf) is not Kind.ZERO
+
+
+# Coq ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.evidence(SLUG, "formal")
+def test_coq_proves_the_statement() -> None:
+    formal.check(SLUG)

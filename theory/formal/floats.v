@@ -1,6 +1,6 @@
 (** * Saturated softmax in floating point (T8) *)
 From Coq Require Import Reals ZArith Bool Lra Lia.
-From Flocq Require Import Core.
+From Flocq Require Import Core Plus_error Relative.
 From Formal Require Import setting_floats.
 Open Scope R_scope.
 
@@ -687,4 +687,62 @@ assert (small : bpow radix2 (-74) = bpow radix2 (-73) * / 2).
 destruct (f (-74)%Z ltac:(easy)) as [f74 n74]; apply Rgt_not_eq.
 destruct reciprocal; (apply Rlt_le_trans with (bpow radix2 (-74)); [apply bpow_gt_0|];
   apply fl_ge; trivial; rewrite small; apply Rmult_le_compat; lra).
+Qed.
+
+(** ** Sums in any order (T7): no addition underflows, and each multiplies by at most 1 + u *)
+Lemma sum_error F {A} (z : A -> R) order : (1 < prec F)%Z -> (forall a, format F (z a)) ->
+  format F (sum F false z order) /\
+  Rabs (sum F false z order - total z order)
+  <= ((1 + unit_roundoff F) ^ (leaves order - 1) - 1) * total (fun a => Rabs (z a)) order.
+Proof.
+intros hp hz; assert (P : Prec_gt_0 (prec F)) by (unfold Prec_gt_0; lia).
+set (u := unit_roundoff F); assert (u0 : 0 < u) by apply bpow_gt_0.
+assert (ne : forall o : tree A, (1 <= leaves o)%nat).
+  unfold leaves; induction o as [a|l hl r hr]; simpl; lia.
+assert (size : forall o : tree A, Rabs (total z o) <= total (fun a => Rabs (z a)) o).
+  induction o as [a|l hl r hr]; simpl; [lra|].
+  apply Rle_trans with (1 := Rabs_triang _ _); lra.
+assert (size0 : forall o : tree A, 0 <= total (fun a => Rabs (z a)) o).
+  intro o; apply Rle_trans with (2 := size o), Rabs_pos.
+induction order as [a|l [fl_l IHl] r [fl_r IHr]]; simpl.
+  split; [apply hz|]; rewrite Rminus_diag_eq, Rabs_R0 by trivial; simpl; lra.
+split; [apply format_nearest; trivial|].
+destruct (FLT_plus_error_N_ex radix2 (emin F) (prec F) (fun x => negb (Z.even x)) _ _ fl_l fl_r)
+  as [eps [he E]].
+assert (eps_u : Rabs eps <= u).
+  assert (ro : u_ro radix2 (prec F) = u).
+    unfold u_ro, u, unit_roundoff; rewrite bpow_plus; simpl; lra.
+  rewrite ro in he; apply Rle_trans with (1 := he).
+  apply Rmult_le_reg_r with (1 + u); [lra|]; unfold Rdiv; rewrite Rmult_assoc, Rinv_l by lra; nra.
+change (fl F false (sum F false z l + sum F false z r))
+  with (round radix2 (FLT_exp (emin F) (prec F)) ZnearestE (sum F false z l + sum F false z r)).
+rewrite E; clear E he.
+set (sl := sum F false z l) in *; set (sr := sum F false z r) in *.
+set (tl := total z l) in *; set (tr := total z r) in *.
+assert (Al := size0 l); assert (Ar := size0 r); assert (Tl := size l); assert (Tr := size r).
+fold tl in Tl; fold tr in Tr.
+set (al := total (fun a => Rabs (z a)) l) in *; set (ar := total (fun a => Rabs (z a)) r) in *.
+unfold leaves in *; simpl.
+assert (nl := ne l); assert (nr := ne r).
+set (m := count (fun _ => true) l) in *; set (n := count (fun _ => true) r) in *.
+assert (pow1 : forall i j, (i <= j)%nat -> (1 + u) ^ i <= (1 + u) ^ j) by (intros; apply Rle_pow; lra || trivial).
+assert (step : forall i, (1 <= i)%nat -> (1 + u) * ((1 + u) ^ (i - 1) - 1) + u = (1 + u) ^ i - 1).
+  intros i hi; destruct i as [|i]; [lia|]; simpl; rewrite Nat.sub_0_r; ring.
+replace ((sl + sr) * (1 + eps) - (tl + tr))
+  with (((sl - tl) + (sr - tr)) * (1 + eps) + (tl + tr) * eps) by ring.
+apply Rle_trans with (1 := Rabs_triang _ _); rewrite !Rabs_mult.
+assert (one : Rabs (1 + eps) <= 1 + u).
+  apply Rle_trans with (1 := Rabs_triang _ _); rewrite Rabs_R1; lra.
+assert (D : Rabs (sl - tl + (sr - tr)) <= ((1 + u) ^ (m - 1) - 1) * al + ((1 + u) ^ (n - 1) - 1) * ar).
+  apply Rle_trans with (1 := Rabs_triang _ _); lra.
+assert (T : Rabs (tl + tr) <= al + ar) by (apply Rle_trans with (1 := Rabs_triang _ _); lra).
+apply Rle_trans with
+  ((((1 + u) ^ (m - 1) - 1) * al + ((1 + u) ^ (n - 1) - 1) * ar) * (1 + u) + (al + ar) * u).
+  apply Rplus_le_compat; apply Rmult_le_compat; trivial; apply Rabs_pos.
+replace (_ * (1 + u) + (al + ar) * u)
+  with (((1 + u) * ((1 + u) ^ (m - 1) - 1) + u) * al + ((1 + u) * ((1 + u) ^ (n - 1) - 1) + u) * ar)
+  by ring.
+rewrite !step by trivial; assert (M := pow1 m (m + n - 1)%nat ltac:(lia)).
+assert (N := pow1 n (m + n - 1)%nat ltac:(lia)).
+rewrite Rmult_plus_distr_l; apply Rplus_le_compat; apply Rmult_le_compat_r; lra.
 Qed.

@@ -52,3 +52,4 @@ Notation ltr_pM2r := ltr_pmul2r (only parsing).
 Notation ltr_pdivlMr := ltr_pdivl_mulr (only parsing).
 Notation ltr_pdivrMr := ltr_pdivr_mulr (only parsing).
 Notation gtr_pMr := gtr_pmulr (only parsing).
+Notation ltrD := ltr_add (only parsing).

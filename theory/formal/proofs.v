@@ -1,7 +1,7 @@
 (** * Every statement has a proof *)
 From mathcomp Require Import all_ssreflect all_algebra reals sequences exp.
 From Formal Require Import setting setting_reals shifts exponential leak theorem1 borders
-  quotient scalar reals expsums.
+  lattices quotient ties scalar reals expsums.
 From Formal Require statements.
 Set Implicit Arguments. Unset Strict Implicit. Unset Printing Implicit Defensive.
 Import Order.TTheory GRing.Theory.
@@ -202,8 +202,47 @@ Theorem positional_heads_are_convolutions_kernels :
   statements.positional_heads_are_convolutions_kernels.
 Proof. by red=> R G kappa; apply: kernel_of_head. Qed.
 
+Theorem hyperparameters_are_lattices_and_offsets_outputs :
+  statements.hyperparameters_are_lattices_and_offsets_outputs.
+Proof. exact: outputs_fit. Qed.
+
+Theorem hyperparameters_are_lattices_and_offsets_adjoint :
+  statements.hyperparameters_are_lattices_and_offsets_adjoint.
+Proof. by red=> R G K Q key query Din Dout N offset W X Y keyI queryI; apply: adjoint. Qed.
+
+Theorem ties_cannot_express_convolution_invariance :
+  statements.ties_cannot_express_convolution_invariance.
+Proof. by red=> R K C S T D kind normalise s v pi X; apply: tied_head. Qed.
+
+Theorem ties_cannot_express_convolution_floor : statements.ties_cannot_express_convolution_floor.
+Proof. by red=> R K C pi W f piI; apply: floor. Qed.
+
+Theorem low_rank_attention_cannot_express_convolution_rank :
+  statements.low_rank_attention_cannot_express_convolution_rank.
+Proof.
+red=> F T Nh m moved shift A phi psi normaliser c shiftI weights sum_shift.
+apply: leq_trans (rank_shift F shiftI) _; rewrite /shift_matrix -sum_shift.
+pose rows h : 'M[F]_(T, m) := \matrix_(q, j) (phi h q j / normaliser h q).
+apply: (rank_heads (phi := rows) (psi := psi)) => h; apply/matrixP => q k.
+rewrite weights !mxE mulr_suml; apply: eq_bigr => j _.
+by rewrite mxE mulrAC.
+Qed.
+
+Theorem normalisers_are_one_hot_from_their_gap_sparsemax :
+  statements.normalisers_are_one_hot_from_their_gap_sparsemax.
+Proof. by red=> R K z t tau; apply: sparsemax_one_hot. Qed.
+
+Theorem normalisers_are_one_hot_from_their_gap_relu :
+  statements.normalisers_are_one_hot_from_their_gap_relu.
+Proof. by red=> R K z t H; apply: relu_one_hot. Qed.
+
+Theorem normalisers_are_one_hot_from_their_gap_softmax :
+  statements.normalisers_are_one_hot_from_their_gap_softmax.
+Proof. by red=> R e K z k expo; apply: softmax_never. Qed.
+
 From Coq Require Import Reals ZArith.
-From Formal Require Import setting_floats floats.
+From Flocq Require Import Core BinarySingleNaN.
+From Formal Require Import setting_floats setting_ieee floats nonfinite.
 Open Scope R_scope.
 
 Theorem saturated_softmax_is_one_hot : statements.saturated_softmax_is_one_hot.
@@ -237,3 +276,14 @@ Proof. exact rounded_exponential. Qed.
 
 Theorem saturated_softmax_is_one_hot_scores : statements.saturated_softmax_is_one_hot_scores.
 Proof. exact rounded_scores. Qed.
+
+Theorem layer_error_is_certified_sums : statements.layer_error_is_certified_sums.
+Proof. red; intros; apply sum_error; trivial. Qed.
+
+Theorem dense_attention_spreads_non_finite_pixels :
+  statements.dense_attention_spreads_non_finite_pixels.
+Proof. red; intros; eapply dense_nonfinite; eassumption. Qed.
+
+Theorem dense_attention_spreads_non_finite_pixels_nan :
+  statements.dense_attention_spreads_non_finite_pixels_nan.
+Proof. red; intros; eapply dense_nan; eassumption. Qed.

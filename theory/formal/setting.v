@@ -64,6 +64,12 @@ Definition soft_padding (R : ringType) (G : zmodType) (Din : nat) (K : finType) 
     (X : image R G Din) : image R G Din :=
   fun t => attend pos (normalise [ffun k => score (pos k - t)]) X.
 
+(** A normaliser that treats all keys alike. *)
+Definition equivariant (R : ringType) (K : finType) (S : Type)
+    (normalise : {ffun K -> S} -> {ffun K -> R}) : Prop :=
+  forall (z : {ffun K -> S}) (pi : K -> K), injective pi -> forall k,
+  normalise [ffun k => z (pi k)] k = normalise z (pi k).
+
 (** ** Softmax, and the layer of the paper
 
     Of the exponential no more is used than these two properties, which hold in any ordered field

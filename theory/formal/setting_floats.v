@@ -40,6 +40,10 @@ Fixpoint sum {A} (F : precision) (flush : bool) (z : A -> R) (order : tree A) : 
   | Node l r => fl F flush (sum F flush z l + sum F flush z r)
   end.
 
+(** The exact sum. *)
+Fixpoint total {A} (z : A -> R) (order : tree A) : R :=
+  match order with Leaf a => z a | Node l r => total z l + total z r end.
+
 (** How many of its leaves have a property, and how many there are. *)
 Fixpoint count {A} (P : A -> bool) (order : tree A) : nat :=
   match order with Leaf a => if P a then 1 else 0 | Node l r => count P l + count P r end.

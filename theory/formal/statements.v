@@ -301,6 +301,25 @@ Definition borders_are_limits_of_attention_reflection : Prop :=
   softmax e (fun k : 'I_n.+1 => f k%:Z) (inord r) <= 2%:R^-1 \/
   softmax e (fun k : 'I_n.+1 => f (k%:Z - 1)) (inord r.-1) <= 2%:R^-1.
 
+(** ** T6 *)
+
+(** How many outputs: with n pixels, padded to m in all, k taps of dilation r and queries of stride s,
+    output o has all its taps in the padded image if and only if o is less than torch's number. *)
+Definition hyperparameters_are_lattices_and_offsets_outputs : Prop :=
+  forall m k r s o : nat, (0 < k)%N -> (0 < s)%N -> (r * k.-1 < m)%N ->
+  (forall j, (j < k)%N -> (o * s + j * r < m)%N) <-> (o < (m - r * k.-1 - 1) %/ s + 1)%N.
+
+(** A transposed convolution, with keys and queries exchanged, offsets negated and matrices
+    transposed, is the adjoint, for any finite sets of keys and queries and zeros beyond both. *)
+Definition hyperparameters_are_lattices_and_offsets_adjoint : Prop :=
+  forall (R : comRingType) (G : zmodType) (K Q : finType) (key : K -> G) (query : Q -> G)
+    (Din Dout N : nat) (offset : 'I_N -> G) (W : 'I_N -> 'M[R]_(Din, Dout))
+    (X : image R G Din) (Y : image R G Dout),
+  injective key -> injective query ->
+  \sum_i convolution offset W 0 (on_keys key X) (query i) *m (Y (query i))^T
+  = \sum_k X (key k)
+      *m (convolution (fun t => - offset t) (fun t => (W t)^T) 0 (on_keys query Y) (key k))^T.
+
 (** ** T12 *)
 
 (** With a positional encoding of dimension one, N + 1 heads of finite logits express every
@@ -326,6 +345,56 @@ Definition one_dimension_expresses_every_convolution_torus : Prop :=
 Definition one_dimension_expresses_every_convolution_invertible : Prop :=
   forall (R : realType) (n : nat) (c r : 'I_n -> R), injective c -> injective r ->
   \matrix_(h, j) expR (c h * r j) \in unitmx.
+
+(** ** T15 *)
+
+(** Ties: a head that scores keys by content and kind alone, with a normaliser that treats all keys
+    alike, does not see an exchange of keys of one kind. The kind is all that a position shows. *)
+Definition ties_cannot_express_convolution_invariance : Prop :=
+  forall (R : ringType) (K : finType) (C S T : Type) (D : nat) (kind : K -> C)
+    (normalise : {ffun K -> S} -> {ffun K -> R}) (s : T -> C -> S) (v : T -> C -> 'rV[R]_D)
+    (pi : K -> K) (X : K -> T),
+  injective pi -> equivariant normalise -> (forall k, kind (pi k) = kind k) ->
+  \sum_k normalise [ffun k => s (X (pi k)) (kind k)] k *: v (X (pi k)) (kind k)
+  = \sum_k normalise [ffun k => s (X k) (kind k)] k *: v (X k) (kind k).
+
+(** The floor: a function that does not see the exchange errs, on some image with values in [0, 1], by
+    at least a quarter of the total change of the taps. *)
+Definition ties_cannot_express_convolution_floor : Prop :=
+  forall (R : realFieldType) (K C : finType) (pi : K -> K) (W : K -> C -> R)
+    (f : (K -> C -> R) -> R),
+  injective pi -> (forall X Y : K -> C -> R, (forall k c, Y k c = X (pi k) c) -> f Y = f X) ->
+  exists2 X : K -> C -> R, (forall k c, 0 <= X k c <= 1)
+    & 4%:R^-1 * (\sum_k \sum_c `|W k c - W (pi k) c|) <= `|f X - \sum_k \sum_c W k c * X k c|.
+
+(** Low rank: if N_h heads, whose weights are inner products of m features over any normaliser, add
+    up to a shift, then N_h m is at least the number of pixels that the shift moves. *)
+Definition low_rank_attention_cannot_express_convolution_rank : Prop :=
+  forall (F : fieldType) (T Nh m : nat) (moved : pred 'I_T) (shift : 'I_T -> 'I_T)
+    (A : 'I_Nh -> 'M[F]_T) (phi : 'I_Nh -> 'M[F]_(T, m)) (psi : 'I_Nh -> 'M[F]_(m, T))
+    (normaliser : 'I_Nh -> 'I_T -> F) (c : 'I_Nh -> F),
+  {in moved &, injective shift} ->
+  (forall h q k, A h q k = (phi h *m psi h) q k / normaliser h q) ->
+  \sum_h c h *: A h = \matrix_(q, k) (moved q && (shift q == k))%:R ->
+  (#|moved| <= Nh * m)%N.
+
+(** ** T16 *)
+
+(** Sparsemax is one-hot at t exactly from the gap 1 on. *)
+Definition normalisers_are_one_hot_from_their_gap_sparsemax : Prop :=
+  forall (R : realFieldType) (K : finType) (z : K -> R) (t : K) (tau : R),
+  \sum_k Num.max 0 (z k - tau) = 1 ->
+  (forall k, Num.max 0 (z k - tau) = (k == t)%:R) <-> (forall k, k != t -> z k + 1 <= z t).
+
+(** ReLU of height H, on centred scores, exactly from the gap H on. *)
+Definition normalisers_are_one_hot_from_their_gap_relu : Prop :=
+  forall (R : realFieldType) (K : finType) (z : K -> R) (t : K) (H : R), 0 < H -> z t = 0 ->
+  (forall k, Num.max 0 (1 + z k / H) = (k == t)%:R) <-> (forall k, k != t -> z k <= - H).
+
+(** Softmax never, in an ordered field: no weight is zero. *)
+Definition normalisers_are_one_hot_from_their_gap_softmax : Prop :=
+  forall (R : realFieldType) (e : R -> R) (K : finType) (z : K -> R) (k : K),
+  exponential e -> softmax e z k != 0.
 
 (** ** T25 *)
 
@@ -363,9 +432,10 @@ Definition positional_heads_are_convolutions_kernels : Prop :=
   (forall delta, 0 < kappa delta) -> \sum_delta kappa delta = 1 ->
   softmax expR (fun delta => ln (kappa delta)) =1 kappa.
 
-(** ** T8, in the real numbers of Coq's library *)
+(** ** T8, T7 and T9, in the real numbers of Coq's library *)
 From Coq Require Import Reals ZArith.
-From Formal Require Import setting_floats.
+From Flocq Require Import Core BinarySingleNaN.
+From Formal Require Import setting_floats setting_ieee.
 Open Scope R_scope.
 
 (** Computed softmax weights are exactly one-hot once the gap in score exceeds a finite threshold. *)
@@ -423,3 +493,34 @@ Definition saturated_softmax_is_one_hot_scores : Prop :=
   (forall k, k <> t -> (1 <= m k)%Z) ->
   separated F flush alpha t (fun k => - fl F flush (alpha * IZR (m k))) /\
   largest (fun k => - fl F flush (alpha * IZR (m k))) 0.
+
+(** ** T7 *)
+
+(** A sum of numbers of a format, in any order of its n terms, errs by at most (1 + u)^(n - 1) - 1
+    times the sum of their sizes: no addition underflows. *)
+Definition layer_error_is_certified_sums : Prop :=
+  forall (F : precision) (A : Type) (z : A -> R) (order : tree A),
+  (1 < prec F)%Z -> (forall a, format F (z a)) ->
+  Rabs (sum F false z order - total z order)
+  <= ((1 + unit_roundoff F) ^ (leaves order - 1) - 1) * total (fun a => Rabs (z a)) order.
+
+(** ** T9 *)
+
+(** Dense attention spreads a non-finite pixel to every query, even with exactly one-hot weights. In
+    any format and rounding mode, any order of the sums, and whatever the weights, matrices and
+    bias. *)
+Definition dense_attention_spreads_non_finite_pixels : Prop :=
+  forall (prec emax : Z) (hp : Prec_gt_0 prec) (he : Prec_lt_emax prec emax) (m : mode)
+    (w X W : nat -> nat -> binary_float prec emax) (b : binary_float prec emax)
+    (keys : nat -> tree nat) (terms : tree (option (nat * nat))) (h c k : nat),
+  is_finite (X k c) = false -> leaf k (keys h) -> leaf (Some (h, c)) terms ->
+  is_finite (dense_output prec emax hp he m w X W b keys terms) = false.
+
+(** If some head gives that pixel the weight zero, of either sign, the output is NaN. *)
+Definition dense_attention_spreads_non_finite_pixels_nan : Prop :=
+  forall (prec emax : Z) (hp : Prec_gt_0 prec) (he : Prec_lt_emax prec emax) (m : mode)
+    (w X W : nat -> nat -> binary_float prec emax) (b : binary_float prec emax)
+    (keys : nat -> tree nat) (terms : tree (option (nat * nat))) (h c k : nat) (sign : bool),
+  is_finite (X k c) = false -> w h k = B754_zero sign -> leaf k (keys h) ->
+  leaf (Some (h, c)) terms ->
+  is_nan (dense_output prec emax hp he m w X W b keys terms) = true.
