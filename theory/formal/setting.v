@@ -110,7 +110,7 @@ Definition self_attention (K : finType) (pos : K -> G) (X : image R G Din) (q : 
   multihead pos (fun h => softmax e (fun k => score X h q (pos k))) (Wval L) (Wout L) (bout L) X.
 End Layer.
 
-(** With the sharpness alpha, what is f alpha at most tends to 0. *)
+(** f, which is nowhere negative, tends to 0 as the sharpness alpha grows. *)
 Definition vanishing (R : realFieldType) (f : R -> R) : Prop :=
   forall eps, 0 < eps -> exists alpha0, forall alpha, alpha0 <= alpha -> f alpha <= eps.
 

@@ -69,7 +69,7 @@ Definition computed_softmax (F : precision) (flush reciprocal : bool) (ex : R ->
   if reciprocal then fl F flush (z k * fl F flush (/ total)) else fl F flush (z k / total).
 
 (** Computed scores: the target's is 0, the largest; that of another key is at most -(1 - 2u) alpha
-    times the number m_k >= 1, in the example the squared distance from the target. *)
+    times a number m_k >= 1, with quadratic scores the squared distance from the target. *)
 Definition separated (F : precision) (flush : bool) (alpha : R) (t : nat) (s : nat -> R) : Prop :=
   (forall k, stored F flush (s k)) /\ s t = 0 /\
   forall k, k <> t -> exists m, 1 <= m /\ s k <= - ((1 - 2 * unit_roundoff F) * (alpha * m)).
