@@ -51,6 +51,7 @@ PACKAGES = (
     "libcoq-mathcomp-analysis",
     "libcoq-flocq",
 )
+LIBRARIES = ("mathcomp/algebra_tactics", "mathcomp/zify", "mathcomp/analysis", "Flocq")
 INSTALL = f"apt-get install --no-install-recommends {' '.join(PACKAGES)}"
 REQUIRED = "REQUIRE_COQ"  # where this variable is set, a missing coqc is a failure
 OPTIONS = ("-Q", ".", "Formal", "-w", "-notation-overridden,-ambiguous-paths")
@@ -178,7 +179,9 @@ def absent_reason() -> str | None:
     """Why nothing can be built here; None where Coq is."""
     if shutil.which("coqc") is None:
         return f"Coq is absent: {INSTALL}"
-    return None
+    contributed = Path(run(ROOT, "coqc", "-where").stdout.strip()) / "user-contrib"
+    lacking = [name for name in LIBRARIES if not (contributed / name).is_dir()]
+    return f"Coq lacks {', '.join(lacking)}: {INSTALL}" if lacking else None
 
 
 def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
@@ -193,13 +196,10 @@ def compile_files(folder: Path, names: Sequence[str]) -> None:
 
     Raises:
         Broken: one of them does not compile.
-        Missing: a library is not installed.
     """
     for name in names:
         done = run(folder, "coqc", *OPTIONS, f"{name}.v")
         if done.returncode:
-            if "Cannot find a physical path" in done.stderr or "Unable to locate" in done.stderr:
-                raise Missing(f"{done.stderr.strip()}\nCoq's libraries are absent: {INSTALL}")
             raise Broken(f"coqc {name}.v: {done.stderr.strip() or done.stdout.strip()}")
 
 
