@@ -91,7 +91,7 @@ Lemma sum_small (P : pred K) (m : R) (f : K -> R) : 0 <= m ->
   (forall k, P k -> f k <= m) -> \sum_(k | P k) f k <= #|K|%:R * m.
 Proof.
 move=> m0 fm; apply: le_trans (ler_sum _ fm) _.
-by rewrite sumr_const mulr_natl ler_wpmuln2l // max_card.
+by rewrite sumr_const mulr_natl ler_wpMn2l // max_card.
 Qed.
 
 (** All else in a row at most e^-(alpha g), g > 0: all else vanishes. *)
@@ -127,15 +127,15 @@ split=> [limit|c0 eps eps0].
   apply: (@le_trans _ _ (e (- (c * alpha)))).
     by rewrite -(exp0 expo) exp_le // oppr_ge0 mulr_le0_ge0.
   by rewrite lerDr sumr_ge0 // => k _; apply/ltW/exp_gt0.
-have g0 : 0 < Num.min 1 c by rewrite lt_minr ltr01.
+have g0 : 0 < Num.min 1 c by rewrite lt_min ltr01.
 have [] := @vanishes (fun k => k != t) (fun alpha k => e (s alpha k)) (Num.min 1 c) g0 _ _ eps eps0.
 - by move=> alpha k _; apply/ltW/exp_gt0.
 - move=> alpha k alpha0 kt; rewrite exp_le // lerN2 ler_wpM2l //.
-  by rewrite le_minl (_ : 1 <= (n k)%:R) // ler1n off.
+  by rewrite ge_min (_ : 1 <= (n k)%:R) // ler1n off.
 move=> a0 small; exists a0 => alpha big; have [alpha0 le_eps] := small alpha big.
 rewrite E; apply: share_le; rewrite ?ltr01 ?(ltW (M0 alpha)) // mulr1.
 apply: le_trans le_eps; rewrite lerD2l exp_le // lerN2 [leRHS]mulrC ler_wpM2l //.
-by rewrite le_minl lexx orbT.
+by rewrite ge_min lexx orbT.
 Qed.
 
 (** Off the grid: the nearest pixel at the squared distance mu. *)

@@ -1,7 +1,7 @@
 (** * The setting, in floating point
 
-    Real numbers are those of Coq's library, formats and rounding those of Flocq. There is no
-    infinity, no NaN and no overflow: nothing below exceeds what it starts from. *)
+    Real numbers are those of Coq's library, formats and rounding those of Flocq. This model
+    has no infinity, no NaN and no overflow; that of [setting_ieee.v] has. *)
 From Coq Require Import Reals ZArith Bool.
 From Flocq Require Import Core.
 Open Scope R_scope.
