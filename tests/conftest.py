@@ -49,6 +49,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="convolutions as products of matrices: plain sums, where cuDNN may take Winograd's",
     )
+    parser.addoption(
+        "--formal",
+        action="store_true",
+        help="run what Coq checks, and nothing else (docs/formal.md)",
+    )
 
 
 @pytest.hookimpl(tryfirst=True)  # before Hypothesis reads its own options
@@ -108,8 +113,17 @@ def pytest_report_header(config: pytest.Config) -> str:
     return f"hypothesis profile: {config.option.hypothesis_profile}{replay}"
 
 
+def is_formal(item: pytest.Item) -> bool:
+    """Whether Coq is what decides the test."""
+    evidence = any("formal" in mark.args for mark in item.iter_markers("evidence"))
+    return evidence or item.get_closest_marker("formal") is not None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip what is marked thorough in every other profile."""
+    """Leave out what Coq decides, or all else; skip what is marked thorough in other profiles."""
+    left_out = [item for item in items if is_formal(item) != config.option.formal]
+    items[:] = [item for item in items if is_formal(item) == config.option.formal]
+    config.hook.pytest_deselected(items=left_out)
     if config.option.hypothesis_profile == "thorough":
         return
     for item in items:

@@ -22,7 +22,7 @@ from constructions import certify
 from constructions.certificate import leak
 from constructions.formats import FORMATS
 from constructions.layer.attention import MultiHeadSelfAttention
-from tests.support import heads
+from tests.support import formal, heads
 from tests.support.helpers import papers_layer
 from tests.support.ledger import record
 from tests.support.oracle import convolve_module, exact_error, numbers
@@ -511,3 +511,11 @@ def test_range_without_the_padding_is_no_bound() -> None:
     certificate = certify(layer, conv, case.x)
     assert ratio_to_bound(layer, case, 2.0) <= 1
     assert (error_of(layer, case) > certificate.rounding.numpy()).any()
+
+
+# Coq ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.evidence(SLUG, "formal")
+def test_coq_proves_the_statement() -> None:
+    formal.check(SLUG)

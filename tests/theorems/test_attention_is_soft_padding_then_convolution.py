@@ -33,6 +33,7 @@ from constructions.layer.soft_padding import Full, SoftPadding, Span
 from constructions.layer.structure import kernel, products
 from constructions.normalisers import Softmax
 from constructions.normalisers.quotients import Top1
+from tests.support import formal
 from tests.support.helpers import filled, integers
 from tests.support.layout import ANCHOR, page_of
 from tests.support.ledger import ROOT, record
@@ -1330,3 +1331,11 @@ def test_logarithm_of_a_sum_of_exponentials_is_as_accurate_as_assumed(scores: li
         summed = 40 * u + theory.growth(len(row), u) + 2 * len(row) * tiny
         # ln((1 + e) y) is within e of ln y for e > 0, and within e/(1 - e) for e < 0.
         assert abs(found - total.log()) <= summed / (1 - summed) * (1 + 4 * u) + 4 * u * total.log()
+
+
+# Coq ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.evidence(SLUG, "formal")
+def test_coq_proves_the_statement() -> None:
+    formal.check(SLUG)

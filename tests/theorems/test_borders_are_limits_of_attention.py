@@ -35,7 +35,7 @@ from constructions.geometry.lattice import Lattice
 from constructions.geometry.padding_modes import Zeros
 from constructions.layer.attention import MultiHeadSelfAttention
 from constructions.normalisers import Softmax
-from tests.support import heads
+from tests.support import formal, heads
 from tests.support.helpers import refused, sunk
 from tests.support.layout import ANCHOR, page_of
 from tests.support.ledger import ROOT, record
@@ -1153,3 +1153,11 @@ def test_layer_says_which_border_it_has(rank: int, mode: str) -> None:
     assert (padded.boundary, padded.has_sink) == ("padded", False)
     unpadded = attention_from_conv(uneven(rank, mode, padding=0).conv)
     assert not unpadded.has_sink  # no target can leave the image
+
+
+# Coq ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.evidence(SLUG, "formal")
+def test_coq_proves_the_statement() -> None:
+    formal.check(SLUG)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from constructions import assert_equivalent, attention_from_conv, certify, formats
-from tests.support import heads
+from tests.support import formal, heads
 from tests.support.helpers import papers_layer
 from tests.support.ledger import record
 from tests.support.oracle import convolve_module, numbers
@@ -452,3 +452,11 @@ def test_matrices_of_opposite_signs_turn_the_shared_infinity_into_nan() -> None:
         conv.weight.data.copy_(torch.tensor([[taps]]))
         y = attention_from_conv(conv, boundary="natural", evaluation="dense")(x)
         assert np.array_equal(numbers(y)[0, 0, 0], shown, equal_nan=True)
+
+
+# Coq ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.evidence(SLUG, "formal")
+def test_coq_proves_the_statement() -> None:
+    formal.check(SLUG)

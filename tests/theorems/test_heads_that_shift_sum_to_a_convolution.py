@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from tests.support import heads
+from tests.support import formal, heads
 from tests.support.helpers import papers_layer
 from tests.support.ledger import record
 from tests.support.oracle import convolve_module, exact_error, numbers
@@ -174,3 +174,11 @@ def test_query_minus_key_computes_the_flipped_kernel(rank: int) -> None:
     for parameter in (layer.value, layer.output):
         parameter.data = parameter.data.flip(-1)
     assert agrees(layer, case)
+
+
+# Coq ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.evidence(SLUG, "formal")
+def test_coq_proves_the_statement() -> None:
+    formal.check(SLUG)

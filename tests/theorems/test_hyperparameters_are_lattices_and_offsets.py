@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from constructions import attention_from_conv, certify
 from tests.pages.options import agrees, around, conv_of, cut, image_of, layers, truth_of
+from tests.support import formal
 from tests.support.dictionary import (
     POOLINGS,
     Pooling,
@@ -645,3 +646,11 @@ def test_only_the_transpose_is_adjoint(rank: int) -> None:
     for wrong in (not_negated, not_transposed):
         there, here = products_of(pair, forward, wrong)
         assert there != here
+
+
+# Coq ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.evidence(SLUG, "formal")
+def test_coq_proves_the_statement() -> None:
+    formal.check(SLUG)

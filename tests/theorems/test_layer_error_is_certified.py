@@ -24,6 +24,7 @@ from constructions.certificate.bounds import summed_moduli
 from constructions.layer.attention import MultiHeadSelfAttention
 from constructions.matrix_units import PRECISION, Products
 from constructions.sources import stencil_of
+from tests.support import formal
 from tests.support.ledger import record
 from tests.support.matrix_units import ROUNDINGS, OnUnit, Unit, allowed, units
 from tests.support.oracle import convolve_module, exact_error, numbers
@@ -849,3 +850,11 @@ def test_a_bound_for_the_short_sum_fails_the_long_one() -> None:
     short = gamma(30, torch.float32) * stencil.convolve(x.double())
     error = (OneByOne()(x).double() - stencil.convolve(x.double())).abs()
     assert (error > short).all()
+
+
+# Coq ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.evidence(SLUG, "formal")
+def test_coq_proves_the_statement() -> None:
+    formal.check(SLUG)

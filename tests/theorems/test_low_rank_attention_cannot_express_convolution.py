@@ -20,6 +20,7 @@ from torch import nn
 
 from constructions import attention_from_conv
 from constructions.normalisers import IMPOSSIBLE_NORMALISERS
+from tests.support import formal
 from tests.support.helpers import filled, integers
 from tests.support.layout import page_of
 from tests.support.ledger import ROOT, record
@@ -579,3 +580,11 @@ def test_low_rank_normalisers_are_refused_with_the_reason(name: str) -> None:
     with pytest.raises(ValueError, match=SLUG):
         attention_from_conv(conv, normaliser=name)
     assert attention_from_conv(conv)(integers(1, 1, 4)).shape == (1, 1, 3)
+
+
+# Coq ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.evidence(SLUG, "formal")
+def test_coq_proves_the_statement() -> None:
+    formal.check(SLUG)

@@ -22,7 +22,7 @@ from constructions import attention_from_conv, formats
 from constructions.normalisers import NORMALISERS, Entmax, Normaliser, Relu, Sigmoid, Softmax, Top1
 from constructions.normalisers import base as normalisers
 from constructions.normalisers.gates import peak_height
-from tests.support import heads
+from tests.support import formal, heads
 from tests.support.helpers import filled, integers, refused, sunk
 from tests.support.ledger import record
 from tests.support.oracle import convolve_module, exact_error, numbers
@@ -916,3 +916,11 @@ def test_parameter_that_is_no_number_is_refused(kind: Any, value: Any) -> None:
     argument = "alpha" if kind is Entmax else "height"
     with refused(TypeError, argument, type(value).__name__, "a number"):
         kind(value)
+
+
+# Coq ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.evidence(SLUG, "formal")
+def test_coq_proves_the_statement() -> None:
+    formal.check(SLUG)

@@ -28,7 +28,7 @@ from constructions.encodings.scalar import Scalar
 from constructions.formats import FORMATS
 from constructions.geometry.lattice import Lattice
 from constructions.layer.attention import MultiHeadSelfAttention
-from tests.support import heads
+from tests.support import formal, heads
 from tests.support.helpers import refused
 from tests.support.ledger import record
 from tests.support.oracle import convolve, convolve_module, exact_error, numbers
@@ -829,3 +829,11 @@ def test_factored_evaluation_is_refused() -> None:
 def test_torus_is_a_bool() -> None:
     with refused(TypeError, "torus", "int", "a bool"):
         Scalar(torus=1)  # type: ignore[arg-type]
+
+
+# Coq ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.evidence(SLUG, "formal")
+def test_coq_proves_the_statement() -> None:
+    formal.check(SLUG)

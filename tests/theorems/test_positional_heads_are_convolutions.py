@@ -36,6 +36,7 @@ from constructions.lowering.bound import Summands
 from constructions.lowering.groups import Group
 from constructions.matrix_units import Products
 from constructions.normalisers.quotients import Entmax
+from tests.support import formal
 from tests.support.helpers import filled, integers, refused
 from tests.support.layout import ANCHOR, page_of
 from tests.support.ledger import ROOT, record
@@ -1079,3 +1080,11 @@ def test_call_is_checked_as_the_layer_checks_it(mode: Any) -> None:
     with refused(ValueError, "x has", "float64", "float32"):
         lowered(torch.ones(1, 2, 5, 4, dtype=torch.float64))
     assert lowered.tolerance == unit_roundoff(torch.float32)
+
+
+# Coq ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.evidence(SLUG, "formal")
+def test_coq_proves_the_statement() -> None:
+    formal.check(SLUG)

@@ -20,7 +20,7 @@ from constructions.encodings import Quadratic
 from constructions.formats import FORMATS
 from constructions.geometry.lattice import Lattice
 from constructions.layer.attention import MultiHeadSelfAttention
-from tests.support import heads
+from tests.support import formal, heads
 from tests.support.helpers import papers_layer
 from tests.support.ledger import record
 from tests.support.oracle import numbers
@@ -460,3 +460,11 @@ def test_box_without_its_target_has_no_leak_to_speak_of() -> None:
 def test_theta_of_no_positive_sharpness_is_refused(alpha: float) -> None:
     with pytest.raises(ValueError, match="alpha must be positive"):
         theta_minus_one(alpha)
+
+
+# Coq ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.evidence(SLUG, "formal")
+def test_coq_proves_the_statement() -> None:
+    formal.check(SLUG)

@@ -25,6 +25,7 @@ from constructions.geometry.lattice import Lattice
 from constructions.layer.attention import MultiHeadSelfAttention
 from constructions.layer.scores import rows_below_targets
 from constructions.normalisers import Softmax
+from tests.support import formal
 from tests.support.helpers import papers_layer
 from tests.support.ledger import record
 from tests.support.oracle import convolve_module, exact_error, numbers
@@ -617,3 +618,11 @@ def test_oracle_comparison_tells_one_unit_in_the_last_place() -> None:
     truth = convolve_module(case.conv, case.x)
     assert not exact_error(numbers(y), truth).any()
     assert exact_error(np.nextafter(numbers(y), 4), truth).any()
+
+
+# Coq ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.evidence(SLUG, "formal")
+def test_coq_proves_the_statement() -> None:
+    formal.check(SLUG)

@@ -24,6 +24,7 @@ from constructions.encodings.impossible import IMPOSSIBLE, Alibi
 from constructions.formats import FORMATS
 from constructions.geometry.lattice import Lattice
 from constructions.normalisers import Softmax
+from tests.support import formal
 from tests.support.helpers import filled, integers, refused
 from tests.support.layout import page_of
 from tests.support.ledger import ROOT, record
@@ -777,3 +778,11 @@ def test_attention_without_positions_is_refused_with_the_reason() -> None:
     with pytest.raises(ValueError, match=SLUG):
         attention_from_conv(one_pixel(1), encoding="none")
     assert all(f"`{SLUG}`" in reason for reason in IMPOSSIBLE.values())
+
+
+# Coq ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.evidence(SLUG, "formal")
+def test_coq_proves_the_statement() -> None:
+    formal.check(SLUG)

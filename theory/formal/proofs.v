@@ -1,0 +1,289 @@
+(** * Every statement has a proof *)
+From mathcomp Require Import all_ssreflect all_algebra reals sequences exp.
+From Formal Require Import setting setting_reals shifts exponential leak theorem1 borders
+  lattices quotient ties scalar reals expsums.
+From Formal Require statements.
+Set Implicit Arguments. Unset Strict Implicit. Unset Printing Implicit Defensive.
+Import Order.TTheory GRing.Theory.
+Local Open Scope ring_scope.
+
+Theorem heads_that_shift_sum_to_a_convolution : statements.heads_that_shift_sum_to_a_convolution.
+Proof. red; intros; eapply shift_sum; eassumption. Qed.
+
+Theorem heads_that_shift_sum_to_a_convolution_any_map :
+  statements.heads_that_shift_sum_to_a_convolution_any_map.
+Proof. red; intros; eapply shift_sum_any_map; eassumption. Qed.
+
+Theorem heads_that_shift_sum_to_a_convolution_flipped :
+  statements.heads_that_shift_sum_to_a_convolution_flipped.
+Proof.
+move=> R G K pos Din Dh Dout Nh N offset f W a Wval Wout b X q posI fB seen onehot product.
+by apply: (shift_sum posI b X fB) => // h k; rewrite onehot -eqr_oppLR opprB.
+Qed.
+
+Theorem quadratic_scores_select_one_shift : statements.quadratic_scores_select_one_shift.
+Proof. by red=> R d alpha K pos q Delta t d0 alpha0 posI; apply: leak_lt. Qed.
+
+Theorem quadratic_scores_select_one_shift_supremum :
+  statements.quadratic_scores_select_one_shift_supremum.
+Proof. by red=> R d alpha q Delta eps alpha0 eps0; apply: leak_supremum. Qed.
+
+Theorem quadratic_scores_select_one_shift_any_field :
+  statements.quadratic_scores_select_one_shift_any_field.
+Proof. by red=> R e d alpha K pos q Delta t N expo posI; apply: quadratic_leak. Qed.
+
+Theorem quadratic_scores_select_one_shift_attained :
+  statements.quadratic_scores_select_one_shift_attained.
+Proof.
+red=> R e d alpha q Delta N expo; have [t tE leak] := cube_leak expo N alpha q Delta.
+exists _, (cube (q + Delta)), t; split=> //; first exact: cube_inj.
+by rewrite tE; apply: cube_within.
+Qed.
+
+Theorem quadratic_scores_select_one_shift_rate : statements.quadratic_scores_select_one_shift_rate.
+Proof. by red=> R e d alpha K pos q Delta t expo alpha0 posI; apply: quadratic_leak_uniform. Qed.
+
+Theorem quadratic_scores_select_one_shift_per_axis :
+  statements.quadratic_scores_select_one_shift_per_axis.
+Proof. by red=> R e d alpha K pos q Delta t N expo posI; apply: diagonal_leak. Qed.
+
+Theorem attention_expresses_convolution : statements.attention_expresses_convolution.
+Proof. by red=> R e d Din Dh Dout N offset W b B eta expo; apply: epsilon_layer. Qed.
+
+Theorem attention_expresses_convolution_paper : statements.attention_expresses_convolution_paper.
+Proof.
+red=> R e d Din Dh Dout K p W b B eta expo wide eta0.
+have [L LP] := epsilon_layer expo (fun h => cell (kernel_index h) - p)
+  (fun h => W (kernel_index h)) b B wide eta0.
+exists L => n X q key XB o; rewrite -kernel_convolution; apply: LP => //.
+  by move=> k k' /addIr/cell_inj.
+exact: padded_cube_sees.
+Qed.
+
+Theorem attention_expresses_convolution_bound : statements.attention_expresses_convolution_bound.
+Proof.
+red=> R d Din Dh Dout N offset W Wval Wout b alpha K pos X q range d0 alpha0 product posI seen P o.
+exact: theta_error.
+Qed.
+
+Theorem attention_expresses_convolution_sharpness :
+  statements.attention_expresses_convolution_sharpness.
+Proof.
+red=> R d Din Dh Dout N offset W Wval Wout b V eta K pos X q range o alpha d0 eta0 V0.
+by move=> product posI seen P VP; apply: (logarithm_error b product posI seen d0 P).
+Qed.
+
+Theorem attention_expresses_convolution_factors : statements.attention_expresses_convolution_factors.
+Proof.
+red=> R Din Dh Dout N W wide; exists (fun h => left_factor Dh (W h)).
+by exists (stack (fun h => right_factor Dh (W h))) => h; rewrite block_stack factorsK.
+Qed.
+
+Theorem attention_expresses_convolution_tight : statements.attention_expresses_convolution_tight.
+Proof.
+red=> R e d Din Dh Dout alpha offset Wval Wout b K pos X q t r expo tE Xr.
+exact: one_tap_error.
+Qed.
+
+Theorem attention_expresses_convolution_exponential :
+  statements.attention_expresses_convolution_exponential.
+Proof. exact: expR_exponential. Qed.
+
+Theorem attention_is_soft_padding_then_convolution :
+  statements.attention_is_soft_padding_then_convolution.
+Proof.
+red=> R G K pos Din Dh Dout Nh S normalise score shift Wval Wout b X q.
+exact: (@rows_factor R G Din Dh Dout Nh K pos shift _
+  (fun t => normalise [ffun k => score (pos k - t)])) => h k.
+Qed.
+
+Theorem attention_is_soft_padding_then_convolution_iff :
+  statements.attention_is_soft_padding_then_convolution_iff.
+Proof. by red=> R G K pos Din Dh Dout Nh shift Q a; apply: factors_iff. Qed.
+
+Theorem attention_is_soft_padding_then_convolution_unique :
+  statements.attention_is_soft_padding_then_convolution_unique.
+Proof.
+red=> R G K pos Din Dh Dout Nh shift a P q posI Din0 Dh0 Dout0.
+exact: (rows_unique posI Din0 Dh0 Dout0).
+Qed.
+
+Theorem attention_is_soft_padding_then_convolution_kronecker :
+  statements.attention_is_soft_padding_then_convolution_kronecker.
+Proof. by red=> R e d axis s k expo; apply: softmax_product. Qed.
+
+Theorem attention_is_soft_padding_then_convolution_sink :
+  statements.attention_is_soft_padding_then_convolution_sink.
+Proof. by red=> R e K c s k expo; apply: softmax_sink. Qed.
+
+Theorem one_dimension_expresses_every_convolution :
+  statements.one_dimension_expresses_every_convolution.
+Proof.
+red=> R e G Din Dout N H T offset W b expo offsetI heads.
+have NH : (N <= H)%N by case: heads => [->|[-> _]].
+exists (scalar_encoding R offset), (scalar_layer e N T (head_matrix e W NH) b).
+move=> K pos X q KT posI seen; apply: scalar_layer_convolution => //.
+by case: heads => [->|[_ ->]]; [left | right].
+Qed.
+
+Theorem one_dimension_expresses_every_convolution_torus :
+  statements.one_dimension_expresses_every_convolution_torus.
+Proof. by red=> G N offset q t; exists (q + offset t). Qed.
+
+Theorem one_dimension_expresses_every_convolution_invertible :
+  statements.one_dimension_expresses_every_convolution_invertible.
+Proof. exact: exponentials_unit. Qed.
+
+Theorem borders_are_limits_of_attention_replicate :
+  statements.borders_are_limits_of_attention_replicate.
+Proof. by red=> R d alpha K pos lower upper q Delta c d0 alpha0; apply: clamp_leak_lt. Qed.
+
+Theorem borders_are_limits_of_attention_replicate_any_field :
+  statements.borders_are_limits_of_attention_replicate_any_field.
+Proof.
+red=> R e d alpha K pos lower upper q Delta c N expo alpha0 posI inside cE near.
+have box i : lower 0 i <= upper 0 i by case/andP: (inside c i) => /le_trans; apply.
+exact: (clamp_leak box expo alpha0 posI inside cE near).
+Qed.
+
+Theorem borders_are_limits_of_attention_sink_on_grid :
+  statements.borders_are_limits_of_attention_sink_on_grid.
+Proof.
+red=> R e d c K pos t expo posI.
+apply: (sink_on_grid expo c (n := fun k => sqnorm (pos k - pos t))) => [|k kt].
+  by rewrite subrr sqnorm0.
+by apply: sqnorm_gt0; rewrite subr_eq0 (inj_eq posI).
+Qed.
+
+Theorem borders_are_limits_of_attention_sink_off_grid :
+  statements.borders_are_limits_of_attention_sink_off_grid.
+Proof.
+red=> R e d c K pos t mu expo attained least.
+exact: (sink_off_grid expo c (n := fun k => sqnorm (pos k - t)) attained least).
+Qed.
+
+Theorem borders_are_limits_of_attention_necessity :
+  statements.borders_are_limits_of_attention_necessity.
+Proof.
+red=> R G K pos Din Dh Dout Nh N offset W a Wval Wout b x q q' X layer sum1 seen at_q at_q'.
+have seen' t : on pos (q + offset t) by apply/existsP; have [k kE] := seen t; exists k; apply/eqP.
+have gap : convolution offset W b X q - convolution offset W b X q' = _ :=
+  missing_taps W b x q' seen'.
+rewrite -gap -at_q -at_q'; apply/eqP; rewrite subr_eq0; apply/eqP.
+apply: (constants_to_constants _ _ _ (x := x)) => // k; rewrite /X /on_keys.
+by have -> : on pos (pos k) by apply/existsP; exists k.
+Qed.
+
+Theorem borders_are_limits_of_attention_precision :
+  statements.borders_are_limits_of_attention_precision.
+Proof. by red=> R e alpha expo; apply: precision_tie. Qed.
+
+Theorem borders_are_limits_of_attention_reflection :
+  statements.borders_are_limits_of_attention_reflection.
+Proof. by red=> R e n r f expo; apply: no_reflection. Qed.
+
+Theorem positional_heads_are_convolutions : statements.positional_heads_are_convolutions.
+Proof.
+red=> R e G K pos Din N offset g X q posI offsetI covered conv_g.
+rewrite -[conv_g 1%N _ 0 0]addr0 -(head_quotient e g posI offsetI covered).
+by apply: eq_bigr => k _; rewrite addr0.
+Qed.
+
+Theorem positional_heads_are_convolutions_sink : statements.positional_heads_are_convolutions_sink.
+Proof.
+red=> R e G K pos Din N offset g sigma X q posI offsetI covered conv_g.
+exact: (head_quotient e g posI offsetI covered X (e sigma)).
+Qed.
+
+Theorem positional_heads_are_convolutions_torus : statements.positional_heads_are_convolutions_torus.
+Proof. by red=> R e G Din g X q; apply: torus_head. Qed.
+
+Theorem positional_heads_are_convolutions_kernels :
+  statements.positional_heads_are_convolutions_kernels.
+Proof. by red=> R G kappa; apply: kernel_of_head. Qed.
+
+Theorem hyperparameters_are_lattices_and_offsets_outputs :
+  statements.hyperparameters_are_lattices_and_offsets_outputs.
+Proof. exact: outputs_fit. Qed.
+
+Theorem hyperparameters_are_lattices_and_offsets_adjoint :
+  statements.hyperparameters_are_lattices_and_offsets_adjoint.
+Proof. by red=> R G K Q key query Din Dout N offset W X Y keyI queryI; apply: adjoint. Qed.
+
+Theorem ties_cannot_express_convolution_invariance :
+  statements.ties_cannot_express_convolution_invariance.
+Proof. by red=> R K C S T D kind normalise s v pi X; apply: tied_head. Qed.
+
+Theorem ties_cannot_express_convolution_floor : statements.ties_cannot_express_convolution_floor.
+Proof. by red=> R K C pi W f piI; apply: floor. Qed.
+
+Theorem low_rank_attention_cannot_express_convolution_rank :
+  statements.low_rank_attention_cannot_express_convolution_rank.
+Proof.
+red=> F T Nh m moved shift A phi psi normaliser c shiftI weights sum_shift.
+apply: leq_trans (rank_shift F shiftI) _; rewrite /shift_matrix -sum_shift.
+pose rows h : 'M[F]_(T, m) := \matrix_(q, j) (phi h q j / normaliser h q).
+apply: (rank_heads (phi := rows) (psi := psi)) => h; apply/matrixP => q k.
+rewrite weights !mxE mulr_suml; apply: eq_bigr => j _.
+by rewrite mxE mulrAC.
+Qed.
+
+Theorem normalisers_are_one_hot_from_their_gap_sparsemax :
+  statements.normalisers_are_one_hot_from_their_gap_sparsemax.
+Proof. by red=> R K z t tau; apply: sparsemax_one_hot. Qed.
+
+Theorem normalisers_are_one_hot_from_their_gap_relu :
+  statements.normalisers_are_one_hot_from_their_gap_relu.
+Proof. by red=> R K z t H; apply: relu_one_hot. Qed.
+
+Theorem normalisers_are_one_hot_from_their_gap_softmax :
+  statements.normalisers_are_one_hot_from_their_gap_softmax.
+Proof. by red=> R e K z k expo; apply: softmax_never. Qed.
+
+From Coq Require Import Reals ZArith.
+From Flocq Require Import Core BinarySingleNaN.
+From Formal Require Import setting_floats setting_ieee floats nonfinite.
+Open Scope R_scope.
+
+Theorem saturated_softmax_is_one_hot : statements.saturated_softmax_is_one_hot.
+Proof.
+exact (conj one_hot_binary32 (conj one_hot_binary64 (conj one_hot_binary16 one_hot_bfloat16))).
+Qed.
+
+Theorem saturated_softmax_is_one_hot_copies : statements.saturated_softmax_is_one_hot_copies.
+Proof. exact head_copies. Qed.
+
+Theorem saturated_softmax_is_one_hot_integers : statements.saturated_softmax_is_one_hot_integers.
+Proof. red; intros; apply sum_integers; trivial. Qed.
+
+Theorem saturated_softmax_is_one_hot_layer : statements.saturated_softmax_is_one_hot_layer.
+Proof.
+red; intros F gap flush reciprocal ex alpha t s top order X W b terms format_of ha hex hs htop once hX.
+assert (one : forall h k, computed_softmax F flush reciprocal ex (order h) (s h) (top h) k
+    = one_hot (t h) k).
+  by destruct format_of as [[-> E]|[-> E]]; rewrite E in ha; intros h k;
+    [apply one_hot_binary32 with alpha | apply one_hot_binary64 with alpha].
+intros; apply layer_is_convolution; trivial; destruct format_of as [[-> _]|[-> _]]; easy.
+Qed.
+
+Theorem saturated_softmax_is_one_hot_not_from_46 :
+  statements.saturated_softmax_is_one_hot_not_from_46.
+Proof. exact forty_six. Qed.
+
+Theorem saturated_softmax_is_one_hot_exponential :
+  statements.saturated_softmax_is_one_hot_exponential.
+Proof. exact rounded_exponential. Qed.
+
+Theorem saturated_softmax_is_one_hot_scores : statements.saturated_softmax_is_one_hot_scores.
+Proof. exact rounded_scores. Qed.
+
+Theorem layer_error_is_certified_sums : statements.layer_error_is_certified_sums.
+Proof. red; intros; apply sum_error; trivial. Qed.
+
+Theorem dense_attention_spreads_non_finite_pixels :
+  statements.dense_attention_spreads_non_finite_pixels.
+Proof. red; intros; eapply dense_nonfinite; eassumption. Qed.
+
+Theorem dense_attention_spreads_non_finite_pixels_nan :
+  statements.dense_attention_spreads_non_finite_pixels_nan.
+Proof. red; intros; eapply dense_nan; eassumption. Qed.

@@ -1,0 +1,164 @@
+(** * The setting
+
+    What a referee reads first: these definitions, then [statements.v]. The rest is proofs.
+
+    For readers who do not know Coq. ['I_n] is the set of n indices 0, ..., n - 1; ['rV[R]_n] the
+    rows of n entries in R, ['M[R]_(m, n)] the m x n matrices, [A *m B] their product, [A^T] the
+    transpose; [c *: v] multiplies a row by a number; [\sum_k] runs through all k of a finite
+    type ([finType]). [R : ringType] is a ring that need not commute, [R : realFieldType] an ordered
+    field, [G : zmodType] an abelian group. [%:R] turns a natural number, and a truth value into 0
+    or 1. Between [Section] and [End], [Variables] are quantified over in all that follows. *)
+From mathcomp Require Import all_ssreflect all_algebra.
+Set Implicit Arguments. Unset Strict Implicit. Unset Printing Implicit Defensive.
+Import GRing.Theory.
+Local Open Scope ring_scope.
+
+(** ** Positions and images
+
+    Positions are the elements of an abelian group G: of Z^d, or of a torus. *)
+Notation position d := 'rV[int]_d.
+
+(** An image has a row of channels at every position; what pads it is part of it. *)
+Definition image (R : ringType) (G : zmodType) (D : nat) := G -> 'rV[R]_D.
+
+(** A convolution has N taps, an offset and a matrix each, and a bias:
+    Y_q = b + sum over the taps of X_(q + offset) W. *)
+Definition convolution (R : ringType) (G : zmodType) (Din Dout N : nat)
+    (offset : 'I_N -> G) (W : 'I_N -> 'M[R]_(Din, Dout)) (b : 'rV[R]_Dout)
+    (X : image R G Din) (q : G) : 'rV[R]_Dout :=
+  b + \sum_t X (q + offset t) *m W t.
+
+(** ** Attention
+
+    Keys are finitely many, key k at the position [pos k]. Head h gives key k the weight [a h k].
+    Each head sees a weighted sum of pixels and multiplies it by its value matrix; the heads stand
+    side by side in one row ([mxvec] writes a matrix row after row), which the output matrix
+    multiplies. *)
+Section Attention.
+Variables (R : ringType) (G : zmodType) (Din Dh Dout Nh : nat) (K : finType) (pos : K -> G).
+
+Definition attend (a : K -> R) (X : image R G Din) : 'rV[R]_Din := \sum_k a k *: X (pos k).
+
+Definition multihead (a : 'I_Nh -> K -> R) (Wval : 'I_Nh -> 'M[R]_(Din, Dh))
+    (Wout : 'M[R]_(Nh * Dh, Dout)) (b : 'rV[R]_Dout) (X : image R G Din) : 'rV[R]_Dout :=
+  b + mxvec (\matrix_h (attend (a h) X *m Wval h)) *m Wout.
+
+(** The D_h rows of the output matrix that belong to head h. *)
+Definition block (Wout : 'M[R]_(Nh * Dh, Dout)) (h : 'I_Nh) : 'M[R]_(Dh, Dout) :=
+  \matrix_(i, j) Wout (mxvec_index h i) j.
+
+(** The query at q sees its window: every tap finds a key. *)
+Definition sees_window (N : nat) (offset : 'I_N -> G) (q : G) : Prop :=
+  forall t, exists k, pos k = q + offset t.
+
+(** Whether a key stands at position p, and the image that is zero where none does. *)
+Definition on (p : G) : bool := [exists k, pos k == p].
+Definition on_keys (D : nat) (X : image R G D) : image R G D := fun p => if on p then X p else 0.
+End Attention.
+
+(** Row t of a soft padding is what attention sees at position t. A normaliser is any function from
+    rows of scores, numbers or not, to rows of weights. (A sink is in it: its value is zero and its
+    score constant, so that it only changes the function of the row.) *)
+Definition soft_padding (R : ringType) (G : zmodType) (Din : nat) (K : finType) (pos : K -> G)
+    (S : Type) (normalise : {ffun K -> S} -> {ffun K -> R}) (score : G -> S)
+    (X : image R G Din) : image R G Din :=
+  fun t => attend pos (normalise [ffun k => score (pos k - t)]) X.
+
+(** A normaliser that treats all keys alike. *)
+Definition equivariant (R : ringType) (K : finType) (S : Type)
+    (normalise : {ffun K -> S} -> {ffun K -> R}) : Prop :=
+  forall (z : {ffun K -> S}) (pi : K -> K), injective pi -> forall k,
+  normalise [ffun k => z (pi k)] k = normalise z (pi k).
+
+(** ** Softmax, and the layer of the paper
+
+    Of the exponential no more is used than these two properties, which hold in any ordered field
+    that has such a function. [reals.v] shows that the exponential of the reals is one. *)
+Definition exponential (R : realFieldType) (e : R -> R) : Prop :=
+  {morph e : x y / x + y >-> x * y} /\ (forall x, 0 <= x -> 1 + x <= e x).
+
+Definition softmax (R : realFieldType) (e : R -> R) (K : finType) (s : K -> R) (k : K) : R :=
+  e (s k) / \sum_j e (s j).
+
+(** Softmax with a sink, one more key of score c and value zero. *)
+Definition softmax_with_sink (R : realFieldType) (e : R -> R) (K : finType) (c : R)
+    (s : K -> R) (k : K) : R :=
+  e (s k) / (\sum_j e (s j) + e c).
+
+(** The parameters of arXiv:1911.03584: D_k, D_p and D_h are the dimensions of a head's keys, of the
+    encoding and of a head. *)
+Record layer (R : ringType) (Din Dk Dp Dh Dout Nh : nat) := Layer {
+  Wqry : 'I_Nh -> 'M[R]_(Din, Dk);
+  Wkey : 'I_Nh -> 'M[R]_(Din, Dk);
+  Wpos : 'I_Nh -> 'M[R]_(Dp, Dk);
+  u : 'I_Nh -> 'rV[R]_Dk;
+  v : 'I_Nh -> 'rV[R]_Dk;
+  Wval : 'I_Nh -> 'M[R]_(Din, Dh);
+  Wout : 'M[R]_(Nh * Dh, Dout);
+  bout : 'rV[R]_Dout }.
+
+Section Layer.
+Variables (R : realFieldType) (e : R -> R) (G : zmodType) (Din Dk Dp Dh Dout Nh : nat).
+Variables (r : G -> 'rV[R]_Dp) (L : layer R Din Dk Dp Dh Dout Nh).
+
+(** The four terms of the score of query q and key k, with the encoding r of displacements. *)
+Definition score (X : image R G Din) (h : 'I_Nh) (q k : G) : R :=
+  (X q *m Wqry L h *m (X k *m Wkey L h)^T + X q *m Wqry L h *m (r (k - q) *m Wpos L h)^T
+   + u L h *m (X k *m Wkey L h)^T + v L h *m (r (k - q) *m Wpos L h)^T) 0 0.
+
+Definition self_attention (K : finType) (pos : K -> G) (X : image R G Din) (q : G) : 'rV[R]_Dout :=
+  multihead pos (fun h => softmax e (fun k => score X h q (pos k))) (Wval L) (Wout L) (bout L) X.
+End Layer.
+
+(** f, which is nowhere negative, tends to 0 as the sharpness alpha grows. *)
+Definition vanishing (R : realFieldType) (f : R -> R) : Prop :=
+  forall eps, 0 < eps -> exists alpha0, forall alpha, alpha0 <= alpha -> f alpha <= eps.
+
+(** ** Quadratic scores *)
+Definition sqnorm d (p : position d) : nat := (\sum_i `|p 0%R i| ^ 2)%N.
+
+Section Quadratic.
+Variables (R : realFieldType) (d : nat).
+
+(** The encoding r_p = (|p|^2, p), of dimension d + 1, and the vector v = -alpha (1, -2 Delta) by
+    which a head asks for the shift Delta. *)
+Definition encoding (p : position d) : 'rV[R]_(1 + d) :=
+  row_mx ((sqnorm p)%:R)%:M (map_mx intr p).
+Definition request (alpha : R) (Delta : position d) : 'rV[R]_(1 + d) :=
+  - alpha *: row_mx 1%:M (- 2%:R *: map_mx intr Delta).
+
+(** The weights of such a head at query q. *)
+Definition quadratic_weights (e : R -> R) (alpha : R) (K : finType) (pos : K -> position d)
+    (q Delta : position d) : K -> R :=
+  softmax e (fun k => (request alpha Delta *m (encoding (pos k - q))^T) 0 0).
+
+(** The same with a sharpness for each axis: r_p = (p_1^2, ..., p_d^2, p), of dimension 2d. *)
+Definition diagonal_encoding (p : position d) : 'rV[R]_(d + d) :=
+  row_mx (\row_i (p 0 i)%:~R ^+ 2) (map_mx intr p).
+Definition diagonal_request (alpha : 'I_d -> R) (Delta : position d) : 'rV[R]_(d + d) :=
+  row_mx (\row_i - alpha i) (\row_i (2%:R * alpha i * (Delta 0 i)%:~R)).
+Definition diagonal_weights (e : R -> R) (alpha : 'I_d -> R) (K : finType) (pos : K -> position d)
+    (q Delta : position d) : K -> R :=
+  softmax e (fun k => (diagonal_request alpha Delta *m (diagonal_encoding (pos k - q))^T) 0 0).
+
+(** The layer whose head h asks for the shift [shift h]: no content, D_k = D_p = d + 1. *)
+Definition quadratic_layer (Din Dh Dout N : nat) (alpha : R) (shift : 'I_N -> position d)
+    (Wval : 'I_N -> 'M[R]_(Din, Dh)) (Wout : 'M[R]_(N * Dh, Dout)) (b : 'rV[R]_Dout) :
+    layer R Din (1 + d) (1 + d) Dh Dout N :=
+  Layer (fun=> 0) (fun=> 0) (fun=> 1%:M) (fun=> 0) (fun h => request alpha (shift h)) Wval Wout b.
+
+(** No key is further than N from position t on any axis. *)
+Definition within (K : finType) (pos : K -> position d) (t : position d) (N : nat) : Prop :=
+  forall k i, (`|(pos k - t)%R 0%R i| <= N)%N.
+End Quadratic.
+
+(** The point of the box from [lower] to [upper] that is nearest to t, axis by axis. *)
+Definition clamp (d : nat) (lower upper t : position d) : position d :=
+  \row_i Num.min (Num.max (t 0 i) (lower 0 i)) (upper 0 i).
+
+(** The cells of a cube of side m, as positions with coordinates 0, ..., m - 1. *)
+Definition cell (d m : nat) (k : {ffun 'I_d -> 'I_m}) : position d := \row_i (k i)%:Z.
+
+(** Jacobi's theta function cut at N: the sum of x^(n^2) over the integers n with |n| <= N. *)
+Definition theta (R : realFieldType) (x : R) (N : nat) : R :=
+  1 + 2%:R * \sum_(n < N) x ^+ (n.+1 ^ 2).

@@ -1,0 +1,526 @@
+(** * The statements
+
+    Each is named by the slug of its theorem, with a suffix where a theorem has several parts, and
+    opens with the sentence of the theorem's page. [proofs.v] proves every one of them under the same
+    name. *)
+From mathcomp Require Import all_ssreflect all_algebra reals sequences exp.
+From Formal Require Import setting setting_reals.
+Set Implicit Arguments. Unset Strict Implicit. Unset Printing Implicit Defensive.
+Import Order.TTheory GRing.Theory Num.Theory.
+Local Open Scope ring_scope.
+
+(** ** T1 *)
+
+(** Heads that each put all their attention on one shift, one head for every offset of the kernel,
+    sum to the convolution exactly, in every ring, commutative or not. *)
+Definition heads_that_shift_sum_to_a_convolution : Prop :=
+  forall (R : ringType) (G : zmodType) (K : finType) (pos : K -> G) (Din Dh Dout Nh N : nat)
+    (offset : 'I_N -> G) (f : 'I_Nh -> 'I_N) (W : 'I_N -> 'M[R]_(Din, Dout))
+    (a : 'I_Nh -> K -> R) (Wval : 'I_Nh -> 'M[R]_(Din, Dh)) (Wout : 'M[R]_(Nh * Dh, Dout))
+    (b : 'rV[R]_Dout) (X : image R G Din) (q : G),
+  injective pos -> bijective f -> sees_window pos offset q ->
+  (forall h k, a h k = (pos k - q == offset (f h))%:R) ->
+  (forall h, Wval h *m block Wout h = W (f h)) ->
+  multihead pos a Wval Wout b X = convolution offset W b X q.
+
+(** Whatever f is, the matrices of the heads that it sends to one offset add up. *)
+Definition heads_that_shift_sum_to_a_convolution_any_map : Prop :=
+  forall (R : ringType) (G : zmodType) (K : finType) (pos : K -> G) (Din Dh Dout Nh N : nat)
+    (offset : 'I_N -> G) (f : 'I_Nh -> 'I_N)
+    (a : 'I_Nh -> K -> R) (Wval : 'I_Nh -> 'M[R]_(Din, Dh)) (Wout : 'M[R]_(Nh * Dh, Dout))
+    (b : 'rV[R]_Dout) (X : image R G Din) (q : G),
+  injective pos -> sees_window pos (fun h => offset (f h)) q ->
+  (forall h k, a h k = (pos k - q == offset (f h))%:R) ->
+  multihead pos a Wval Wout b X
+  = convolution offset (fun t => \sum_(h | f h == t) Wval h *m block Wout h) b X q.
+
+(** With q - k in place of k - q the layer is the convolution with the flipped kernel. *)
+Definition heads_that_shift_sum_to_a_convolution_flipped : Prop :=
+  forall (R : ringType) (G : zmodType) (K : finType) (pos : K -> G) (Din Dh Dout Nh N : nat)
+    (offset : 'I_N -> G) (f : 'I_Nh -> 'I_N) (W : 'I_N -> 'M[R]_(Din, Dout))
+    (a : 'I_Nh -> K -> R) (Wval : 'I_Nh -> 'M[R]_(Din, Dh)) (Wout : 'M[R]_(Nh * Dh, Dout))
+    (b : 'rV[R]_Dout) (X : image R G Din) (q : G),
+  injective pos -> bijective f -> sees_window pos (fun t => - offset t) q ->
+  (forall h k, a h k = (q - pos k == offset (f h))%:R) ->
+  (forall h, Wval h *m block Wout h = W (f h)) ->
+  multihead pos a Wval Wout b X = convolution (fun t => - offset t) W b X q.
+
+(** ** T2 *)
+
+(** A head with quadratic scores attends one shift: on every grid that holds the target, whatever
+    the query, less than 1 − ϑ(e^−α)^−d of its attention falls on other keys. *)
+Definition quadratic_scores_select_one_shift : Prop :=
+  forall (R : realType) (d : nat) (alpha : R) (K : finType) (pos : K -> position d)
+    (q Delta : position d) (t : K),
+  (0 < d)%N -> 0 < alpha -> injective pos -> pos t = q + Delta ->
+  1 - quadratic_weights expR alpha pos q Delta t < 1 - (theta_series (expR (- alpha)) ^+ d)^-1.
+
+(** The bound is a supremum, for every query and every shift. *)
+Definition quadratic_scores_select_one_shift_supremum : Prop :=
+  forall (R : realType) (d : nat) (alpha : R) (q Delta : position d) (eps : R),
+  0 < alpha -> 0 < eps ->
+  exists (K : finType) (pos : K -> position d) (t : K),
+  [/\ injective pos, pos t = q + Delta
+    & 1 - (theta_series (expR (- alpha)) ^+ d)^-1 - eps
+      < 1 - quadratic_weights expR alpha pos q Delta t].
+
+(** In any ordered field with an exponential, if no key is further than N from the target on any
+    axis: at most 1 - theta_N^-d. *)
+Definition quadratic_scores_select_one_shift_any_field : Prop :=
+  forall (R : realFieldType) (e : R -> R) (d : nat) (alpha : R) (K : finType)
+    (pos : K -> position d) (q Delta : position d) (t : K) (N : nat),
+  exponential e -> injective pos -> pos t = q + Delta -> within pos (pos t) N ->
+  1 - quadratic_weights e alpha pos q Delta t <= 1 - (theta (e (- alpha)) N ^+ d)^-1.
+
+(** The cube of side 2N + 1 around the target attains this. *)
+Definition quadratic_scores_select_one_shift_attained : Prop :=
+  forall (R : realFieldType) (e : R -> R) (d : nat) (alpha : R) (q Delta : position d) (N : nat),
+  exponential e ->
+  exists (K : finType) (pos : K -> position d) (t : K),
+  [/\ injective pos, pos t = q + Delta, within pos (pos t) N
+    & 1 - quadratic_weights e alpha pos q Delta t = 1 - (theta (e (- alpha)) N ^+ d)^-1].
+
+(** The leak is at most 2dx / (1 - x^3), with x = e^-alpha, on every grid. *)
+Definition quadratic_scores_select_one_shift_rate : Prop :=
+  forall (R : realFieldType) (e : R -> R) (d : nat) (alpha : R) (K : finType)
+    (pos : K -> position d) (q Delta : position d) (t : K),
+  exponential e -> 0 < alpha -> injective pos -> pos t = q + Delta ->
+  1 - quadratic_weights e alpha pos q Delta t
+  <= d%:R * (2%:R * (e (- alpha) / (1 - e (- alpha) ^+ 3))).
+
+(** With a sharpness for each axis the bound is a product over the axes. *)
+Definition quadratic_scores_select_one_shift_per_axis : Prop :=
+  forall (R : realFieldType) (e : R -> R) (d : nat) (alpha : 'I_d -> R) (K : finType)
+    (pos : K -> position d) (q Delta : position d) (t : K) (N : nat),
+  exponential e -> injective pos -> pos t = q + Delta -> within pos (pos t) N ->
+  1 - diagonal_weights e alpha pos q Delta t <= 1 - (\prod_i theta (e (- alpha i)) N)^-1.
+
+(** ** T3 *)
+
+(** A multi-head self-attention layer with quadratic scores and one head for every tap of the kernel
+    expresses any convolution to any accuracy, in every dimension. One layer does so for images of
+    every size with values between -B and B. *)
+Definition attention_expresses_convolution : Prop :=
+  forall (R : realFieldType) (e : R -> R) (d Din Dh Dout N : nat) (offset : 'I_N -> position d)
+    (W : 'I_N -> 'M[R]_(Din, Dout)) (b : 'rV[R]_Dout) (B eta : R),
+  exponential e -> (minn Din Dout <= Dh)%N -> 0 < eta ->
+  exists L : layer R Din (1 + d) (1 + d) Dh Dout N,
+  forall (K : finType) (pos : K -> position d) (X : position d -> 'rV[R]_Din) (q : position d),
+  injective pos -> sees_window pos offset q -> (forall k c, `|X (pos k) 0 c| <= B) ->
+  forall o,
+  `|self_attention e (@encoding R d) L pos X q 0 o - convolution offset W b X q 0 o| <= eta.
+
+(** Theorem 1 of the paper: K^d heads, a kernel of K x ... x K taps, odd or even, and images of n^d
+    pixels for every n, padded by p before and by K - 1 - p after. *)
+Definition attention_expresses_convolution_paper : Prop :=
+  forall (R : realFieldType) (e : R -> R) (d Din Dh Dout K : nat) (p : position d)
+    (W : {ffun 'I_d -> 'I_K} -> 'M[R]_(Din, Dout)) (b : 'rV[R]_Dout) (B eta : R),
+  exponential e -> (minn Din Dout <= Dh)%N -> 0 < eta ->
+  exists L : layer R Din (1 + d) (1 + d) Dh Dout (K ^ d),
+  forall (n : nat) (X : position d -> 'rV[R]_Din) (q : {ffun 'I_d -> 'I_n}),
+  let key (k : {ffun 'I_d -> 'I_(n + K).-1}) := cell k - p in
+  (forall k c, `|X (key k) 0 c| <= B) ->
+  forall o,
+  `|self_attention e (@encoding R d) L key X (cell q) 0 o
+    - (b + \sum_j X (cell q + (cell j - p)) *m W j) 0 o| <= eta.
+
+(** The error is at most the leak times the kernel times the range of the pixels, the leak as in
+    T2. *)
+Definition attention_expresses_convolution_bound : Prop :=
+  forall (R : realType) (d Din Dh Dout N : nat) (offset : 'I_N -> position d)
+    (W : 'I_N -> 'M[R]_(Din, Dout)) (Wval : 'I_N -> 'M[R]_(Din, Dh))
+    (Wout : 'M[R]_(N * Dh, Dout)) (b : 'rV[R]_Dout) (alpha : R)
+    (K : finType) (pos : K -> position d) (X : position d -> 'rV[R]_Din) (q : position d)
+    (range : 'I_Din -> R),
+  (0 < d)%N -> 0 < alpha -> (forall h, Wval h *m block Wout h = W h) ->
+  injective pos -> sees_window pos offset q ->
+  (forall c k k', `|X (pos k) 0 c - X (pos k') 0 c| <= range c) ->
+  forall o,
+  `|self_attention expR (@encoding R d) (quadratic_layer alpha offset Wval Wout b) pos X q 0 o
+    - convolution offset W b X q 0 o|
+  <= (1 - (theta_series (expR (- alpha)) ^+ d)^-1) * \sum_h \sum_c `|W h c o| * range c.
+
+(** The sharpness ln(1 + 2dV / eta) makes it less than eta, if V bounds the double sum. *)
+Definition attention_expresses_convolution_sharpness : Prop :=
+  forall (R : realType) (d Din Dh Dout N : nat) (offset : 'I_N -> position d)
+    (W : 'I_N -> 'M[R]_(Din, Dout)) (Wval : 'I_N -> 'M[R]_(Din, Dh))
+    (Wout : 'M[R]_(N * Dh, Dout)) (b : 'rV[R]_Dout) (V eta : R)
+    (K : finType) (pos : K -> position d) (X : position d -> 'rV[R]_Din) (q : position d)
+    (range : 'I_Din -> R) (o : 'I_Dout),
+  let alpha := ln (1 + 2%:R * d%:R * V / eta) in
+  (0 < d)%N -> 0 < eta -> 0 < V -> (forall h, Wval h *m block Wout h = W h) ->
+  injective pos -> sees_window pos offset q ->
+  (forall c k k', `|X (pos k) 0 c - X (pos k') 0 c| <= range c) ->
+  \sum_h \sum_c `|W h c o| * range c <= V ->
+  `|self_attention expR (@encoding R d) (quadratic_layer alpha offset Wval Wout b) pos X q 0 o
+    - convolution offset W b X q 0 o| < eta.
+
+(** Such matrices exist: heads of dimension min(D_in, D_out) are wide enough. *)
+Definition attention_expresses_convolution_factors : Prop :=
+  forall (R : fieldType) (Din Dh Dout N : nat) (W : 'I_N -> 'M[R]_(Din, Dout)),
+  (minn Din Dout <= Dh)%N ->
+  exists (Wval : 'I_N -> 'M[R]_(Din, Dh)) (Wout : 'M[R]_(N * Dh, Dout)),
+  forall h, Wval h *m block Wout h = W h.
+
+(** The bound is tight: with one tap, and all pixels but the target equal to r, the error is the leak
+    times (r - X_t) W. *)
+Definition attention_expresses_convolution_tight : Prop :=
+  forall (R : realFieldType) (e : R -> R) (d Din Dh Dout : nat) (alpha : R)
+    (offset : 'I_1 -> position d) (Wval : 'I_1 -> 'M[R]_(Din, Dh)) (Wout : 'M[R]_(1 * Dh, Dout))
+    (b : 'rV[R]_Dout) (K : finType) (pos : K -> position d) (X : position d -> 'rV[R]_Din)
+    (q : position d) (t : K) (r : 'rV[R]_Din),
+  exponential e -> pos t = q + offset 0 -> (forall k, k != t -> X (pos k) = r) ->
+  self_attention e (@encoding R d) (quadratic_layer alpha offset Wval Wout b) pos X q
+    - convolution offset (fun h => Wval h *m block Wout h) b X q
+  = (1 - quadratic_weights e alpha pos q (offset 0) t) *: (r - X (pos t))
+    *m (Wval 0 *m block Wout 0).
+
+(** An exponential exists: that of the real numbers. *)
+Definition attention_expresses_convolution_exponential : Prop :=
+  forall R : realType, exponential (@expR R).
+
+(** ** T4 *)
+
+(** Attention whose heads score keys by displacement from query plus shift, and otherwise alike, is
+    one operator P, the same for all heads, followed by the ordinary convolution. *)
+Definition attention_is_soft_padding_then_convolution : Prop :=
+  forall (R : ringType) (G : zmodType) (K : finType) (pos : K -> G) (Din Dh Dout Nh : nat)
+    (S : Type) (normalise : {ffun K -> S} -> {ffun K -> R}) (score : G -> S)
+    (shift : 'I_Nh -> G) (Wval : 'I_Nh -> 'M[R]_(Din, Dh)) (Wout : 'M[R]_(Nh * Dh, Dout))
+    (b : 'rV[R]_Dout) (X : image R G Din) (q : G),
+  multihead pos (fun h => normalise [ffun k => score (pos k - (q + shift h))]) Wval Wout b X
+  = convolution shift (fun h => Wval h *m block Wout h) b (soft_padding pos normalise score X) q.
+
+(** Of layers whose weights do not depend on the pixels no others factor: for the queries of any
+    set Q, an operator P with layer = convolution after P, for all pixels and all matrices, exists
+    if and only if heads agree wherever they meet. *)
+Definition attention_is_soft_padding_then_convolution_iff : Prop :=
+  forall (R : ringType) (G : zmodType) (K : finType) (pos : K -> G) (Din Dh Dout Nh : nat)
+    (shift : 'I_Nh -> G) (Q : pred G) (a : 'I_Nh -> G -> K -> R),
+  injective pos -> (0 < Din)%N -> (0 < Dh)%N -> (0 < Dout)%N ->
+  (exists P : G -> K -> R,
+     forall (Wval : 'I_Nh -> 'M[R]_(Din, Dh)) (Wout : 'M[R]_(Nh * Dh, Dout)) (b : 'rV[R]_Dout)
+       (X : image R G Din) (q : G), Q q ->
+     multihead pos (fun h => a h q) Wval Wout b X
+     = convolution shift (fun h => Wval h *m block Wout h) b (fun t => attend pos (P t) X) q)
+  <-> (forall h h' q q', Q q -> Q q' -> q + shift h = q' + shift h' -> a h q =1 a h' q').
+
+(** Such a P is unique: row t is that of any head whose target is t. *)
+Definition attention_is_soft_padding_then_convolution_unique : Prop :=
+  forall (R : ringType) (G : zmodType) (K : finType) (pos : K -> G) (Din Dh Dout Nh : nat)
+    (shift : 'I_Nh -> G) (a : 'I_Nh -> K -> R) (P : G -> K -> R) (q : G),
+  injective pos -> (0 < Din)%N -> (0 < Dh)%N -> (0 < Dout)%N ->
+  (forall (Wval : 'I_Nh -> 'M[R]_(Din, Dh)) (Wout : 'M[R]_(Nh * Dh, Dout)) (b : 'rV[R]_Dout)
+     (X : image R G Din),
+   multihead pos a Wval Wout b X
+   = convolution shift (fun h => Wval h *m block Wout h) b (fun t => attend pos (P t) X) q) ->
+  forall h, a h =1 P (q + shift h).
+
+(** For softmax, scores that are sums over axes and the keys of a box, P is the product of a small
+    matrix for each axis. *)
+Definition attention_is_soft_padding_then_convolution_kronecker : Prop :=
+  forall (R : realFieldType) (e : R -> R) (d : nat) (axis : 'I_d -> finType)
+    (s : forall i, axis i -> R) (k : {dffun forall i, axis i}),
+  exponential e ->
+  softmax e (fun k : {dffun forall i, axis i} => \sum_i s i (k i)) k = \prod_i softmax e (s i) (k i).
+
+(** A sink multiplies a row by what it leaves of it. *)
+Definition attention_is_soft_padding_then_convolution_sink : Prop :=
+  forall (R : realFieldType) (e : R -> R) (K : finType) (c : R) (s : K -> R) (k : K),
+  exponential e ->
+  softmax_with_sink e c s k = (\sum_j e (s j)) / (\sum_j e (s j) + e c) * softmax e s k.
+
+(** ** T5 *)
+
+(** A quadratic head replicates the edge. The keys are pixels of a box that hold the point nearest to
+    the target, wherever the target is: less than 1 - theta^-d of the attention is off that pixel. *)
+Definition borders_are_limits_of_attention_replicate : Prop :=
+  forall (R : realType) (d : nat) (alpha : R) (K : finType) (pos : K -> position d)
+    (lower upper q Delta : position d) (c : K),
+  (0 < d)%N -> 0 < alpha -> injective pos ->
+  (forall k i, lower 0 i <= pos k 0 i <= upper 0 i) -> pos c = clamp lower upper (q + Delta) ->
+  1 - quadratic_weights expR alpha pos q Delta c < 1 - (theta_series (expR (- alpha)) ^+ d)^-1.
+
+(** The same in any ordered field, if no key is further than N from that pixel on any axis. *)
+Definition borders_are_limits_of_attention_replicate_any_field : Prop :=
+  forall (R : realFieldType) (e : R -> R) (d : nat) (alpha : R) (K : finType)
+    (pos : K -> position d) (lower upper q Delta : position d) (c : K) (N : nat),
+  exponential e -> 0 < alpha -> injective pos ->
+  (forall k i, lower 0 i <= pos k 0 i <= upper 0 i) -> pos c = clamp lower upper (q + Delta) ->
+  within pos (pos c) N ->
+  1 - quadratic_weights e alpha pos q Delta c <= 1 - (theta (e (- alpha)) N ^+ d)^-1.
+
+(** One more key with value zero, of score -c alpha, pads with zeros. On the grid the pixel has all
+    the attention in the limit if and only if 0 < c. *)
+Definition borders_are_limits_of_attention_sink_on_grid : Prop :=
+  forall (R : realFieldType) (e : R -> R) (d : nat) (c : R) (K : finType) (pos : K -> position d)
+    (t : K),
+  exponential e -> injective pos ->
+  vanishing (fun alpha => 1 - softmax_with_sink e (- (c * alpha))
+    (fun k => - (alpha * (sqnorm (pos k - pos t))%:R)) t) <-> 0 < c.
+
+(** At a target off the grid, mu its least squared distance to a pixel, the sink has all the attention
+    in the limit if and only if c < mu. So 0 < c < 1 serves every convolution. *)
+Definition borders_are_limits_of_attention_sink_off_grid : Prop :=
+  forall (R : realFieldType) (e : R -> R) (d : nat) (c : R) (K : finType) (pos : K -> position d)
+    (t : position d) (mu : nat),
+  exponential e -> (exists k, sqnorm (pos k - t) = mu) ->
+  (forall k, (mu <= sqnorm (pos k - t)%R)%N) ->
+  vanishing (fun alpha => 1 - e (- (c * alpha))
+    / (\sum_k e (- (alpha * (sqnorm (pos k - t))%:R)) + e (- (c * alpha)))) <-> c < mu%:R.
+
+(** Without a sink and without padded keys, in any ring and whatever the weights, as long as each row
+    sums to one: a layer that pads with zeros at two queries, of which the first sees its whole
+    window, does so only for kernels whose taps off the image at the second sum to zero, seen from
+    x. *)
+Definition borders_are_limits_of_attention_necessity : Prop :=
+  forall (R : ringType) (G : zmodType) (K : finType) (pos : K -> G) (Din Dh Dout Nh N : nat)
+    (offset : 'I_N -> G) (W : 'I_N -> 'M[R]_(Din, Dout)) (a : 'I_Nh -> G -> K -> R)
+    (Wval : 'I_Nh -> 'M[R]_(Din, Dh)) (Wout : 'M[R]_(Nh * Dh, Dout)) (b : 'rV[R]_Dout)
+    (x : 'rV[R]_Din) (q q' : G),
+  let X := on_keys pos (fun=> x) in
+  let layer p := multihead pos (fun h => a h p) Wval Wout b X in
+  (forall h p, \sum_k a h p k = 1) -> sees_window pos offset q ->
+  layer q = convolution offset W b X q -> layer q' = convolution offset W b X q' ->
+  x *m (\sum_(t | ~~ on pos (q' + offset t)) W t) = 0.
+
+(** A diagonal precision is needed: with the form v_1^2 + v_1 v_2 + v_2^2 the pixel (0, 2) of 5 x 5
+    pixels, nearest to the target (-1, 2), has at most half of the attention at every sharpness. *)
+Definition borders_are_limits_of_attention_precision : Prop :=
+  forall (R : realFieldType) (e : R -> R) (alpha : R),
+  exponential e ->
+  let form (y z : int) := (y ^+ 2 + y * z + z ^+ 2)%:~R : R in
+  let s (k : 'I_5 * 'I_5) := - (alpha * form (k.1%:Z + 1) (k.2%:Z - 2)) in
+  softmax e s (inord 0, inord 2) <= 2%:R^-1.
+
+(** Reflection by r pixels has no relative score f, on n + 1 pixels with 2 <= r <= n - 1: of the
+    first two queries one gives the mirrored pixel, r or r - 1, at most half of its attention. *)
+Definition borders_are_limits_of_attention_reflection : Prop :=
+  forall (R : realFieldType) (e : R -> R) (n r : nat) (f : int -> R),
+  exponential e -> (2 <= r)%N -> (r.+2 <= n.+1)%N ->
+  softmax e (fun k : 'I_n.+1 => f k%:Z) (inord r) <= 2%:R^-1 \/
+  softmax e (fun k : 'I_n.+1 => f (k%:Z - 1)) (inord r.-1) <= 2%:R^-1.
+
+(** ** T6 *)
+
+(** How many outputs: with n pixels, padded to m in all, k taps of dilation r and queries of stride s,
+    output o has all its taps in the padded image if and only if o is less than torch's number. *)
+Definition hyperparameters_are_lattices_and_offsets_outputs : Prop :=
+  forall m k r s o : nat, (0 < k)%N -> (0 < s)%N -> (r * k.-1 < m)%N ->
+  (forall j, (j < k)%N -> (o * s + j * r < m)%N) <-> (o < (m - r * k.-1 - 1) %/ s + 1)%N.
+
+(** A transposed convolution, with keys and queries exchanged, offsets negated and matrices
+    transposed, is the adjoint, for any finite sets of keys and queries and zeros beyond both. *)
+Definition hyperparameters_are_lattices_and_offsets_adjoint : Prop :=
+  forall (R : comRingType) (G : zmodType) (K Q : finType) (key : K -> G) (query : Q -> G)
+    (Din Dout N : nat) (offset : 'I_N -> G) (W : 'I_N -> 'M[R]_(Din, Dout))
+    (X : image R G Din) (Y : image R G Dout),
+  injective key -> injective query ->
+  \sum_i convolution offset W 0 (on_keys key X) (query i) *m (Y (query i))^T
+  = \sum_k X (key k)
+      *m (convolution (fun t => - offset t) (fun t => (W t)^T) 0 (on_keys query Y) (key k))^T.
+
+(** ** T12 *)
+
+(** With a positional encoding of dimension one, N + 1 heads of finite logits express every
+    convolution of N taps exactly, on every padded grid and on every torus; on a window alone N heads
+    do. Keys number T, a torus is a group G that is all keys, and a window alone has T = N. *)
+Definition one_dimension_expresses_every_convolution : Prop :=
+  forall (R : realFieldType) (e : R -> R) (G : zmodType) (Din Dout N H T : nat) (offset : 'I_N -> G)
+    (W : 'I_N -> 'M[R]_(Din, Dout)) (b : 'rV[R]_Dout),
+  exponential e -> injective offset -> H = N.+1 \/ H = N /\ T = N ->
+  exists (r : G -> 'rV[R]_1) (L : layer R Din 1 1 Dout Dout H),
+  forall (K : finType) (pos : K -> G) (X : image R G Din) (q : G),
+  #|K| = T -> injective pos -> sees_window pos offset q ->
+  self_attention e r L pos X q = convolution offset W b X q.
+
+(** A torus needs no padding: if every element of the group is a key, every query sees its
+    window. *)
+Definition one_dimension_expresses_every_convolution_torus : Prop :=
+  forall (G : finZmodType) (N : nat) (offset : 'I_N -> G) (q : G),
+  sees_window (fun k : G => k) offset q.
+
+(** For distinct factors c_h of the heads and distinct numbers r_j of the displacements the matrix of
+    exponentials is invertible. *)
+Definition one_dimension_expresses_every_convolution_invertible : Prop :=
+  forall (R : realType) (n : nat) (c r : 'I_n -> R), injective c -> injective r ->
+  \matrix_(h, j) expR (c h * r j) \in unitmx.
+
+(** ** T15 *)
+
+(** Ties: a head that scores keys by content and kind alone, with a normaliser that treats all keys
+    alike, does not see an exchange of keys of one kind. The kind is all that a position shows. *)
+Definition ties_cannot_express_convolution_invariance : Prop :=
+  forall (R : ringType) (K : finType) (C S T : Type) (D : nat) (kind : K -> C)
+    (normalise : {ffun K -> S} -> {ffun K -> R}) (s : T -> C -> S) (v : T -> C -> 'rV[R]_D)
+    (pi : K -> K) (X : K -> T),
+  injective pi -> equivariant normalise -> (forall k, kind (pi k) = kind k) ->
+  \sum_k normalise [ffun k => s (X (pi k)) (kind k)] k *: v (X (pi k)) (kind k)
+  = \sum_k normalise [ffun k => s (X k) (kind k)] k *: v (X k) (kind k).
+
+(** The floor: a function that does not see the exchange errs, on some image with values in [0, 1], by
+    at least a quarter of the total change of the taps. *)
+Definition ties_cannot_express_convolution_floor : Prop :=
+  forall (R : realFieldType) (K C : finType) (pi : K -> K) (W : K -> C -> R)
+    (f : (K -> C -> R) -> R),
+  injective pi -> (forall X Y : K -> C -> R, (forall k c, Y k c = X (pi k) c) -> f Y = f X) ->
+  exists2 X : K -> C -> R, (forall k c, 0 <= X k c <= 1)
+    & 4%:R^-1 * (\sum_k \sum_c `|W k c - W (pi k) c|) <= `|f X - \sum_k \sum_c W k c * X k c|.
+
+(** Low rank: if N_h heads, whose weights are inner products of m features over any normaliser, add
+    up to a shift, then N_h m is at least the number of pixels that the shift moves. *)
+Definition low_rank_attention_cannot_express_convolution_rank : Prop :=
+  forall (F : fieldType) (T Nh m : nat) (moved : pred 'I_T) (shift : 'I_T -> 'I_T)
+    (A : 'I_Nh -> 'M[F]_T) (phi : 'I_Nh -> 'M[F]_(T, m)) (psi : 'I_Nh -> 'M[F]_(m, T))
+    (normaliser : 'I_Nh -> 'I_T -> F) (c : 'I_Nh -> F),
+  {in moved &, injective shift} ->
+  (forall h q k, A h q k = (phi h *m psi h) q k / normaliser h q) ->
+  \sum_h c h *: A h = \matrix_(q, k) (moved q && (shift q == k))%:R ->
+  (#|moved| <= Nh * m)%N.
+
+(** ** T16 *)
+
+(** Sparsemax is one-hot at t exactly from the gap 1 on. *)
+Definition normalisers_are_one_hot_from_their_gap_sparsemax : Prop :=
+  forall (R : realFieldType) (K : finType) (z : K -> R) (t : K) (tau : R),
+  \sum_k Num.max 0 (z k - tau) = 1 ->
+  (forall k, Num.max 0 (z k - tau) = (k == t)%:R) <-> (forall k, k != t -> z k + 1 <= z t).
+
+(** ReLU of height H, on centred scores, exactly from the gap H on. *)
+Definition normalisers_are_one_hot_from_their_gap_relu : Prop :=
+  forall (R : realFieldType) (K : finType) (z : K -> R) (t : K) (H : R), 0 < H -> z t = 0 ->
+  (forall k, Num.max 0 (1 + z k / H) = (k == t)%:R) <-> (forall k, k != t -> z k <= - H).
+
+(** Softmax never, in an ordered field: no weight is zero. *)
+Definition normalisers_are_one_hot_from_their_gap_softmax : Prop :=
+  forall (R : realFieldType) (e : R -> R) (K : finType) (z : K -> R) (k : K),
+  exponential e -> softmax e z k != 0.
+
+(** ** T25 *)
+
+(** A softmax head that scores keys by displacement alone is a quotient of two convolutions:
+    conv_g(X)/conv_g(1), the kernel e^g. The offsets are any that lead from the query to every key;
+    beyond the keys the images X and 1 are zero. *)
+Definition positional_heads_are_convolutions : Prop :=
+  forall (R : realFieldType) (e : R -> R) (G : zmodType) (K : finType) (pos : K -> G) (Din N : nat)
+    (offset : 'I_N -> G) (g : G -> R) (X : image R G Din) (q : G),
+  injective pos -> injective offset -> (forall k, exists t, pos k = q + offset t) ->
+  let conv_g (D : nat) (Y : image R G D) :=
+    convolution offset (fun t => (e (g (offset t)))%:M) 0 (on_keys pos Y) q in
+  attend pos (softmax e (fun k => g (pos k - q))) X
+  = (conv_g 1%N (fun=> 1%:M) 0 0)^-1 *: conv_g Din X.
+
+(** With a sink of score sigma, e^sigma is added to the denominator. *)
+Definition positional_heads_are_convolutions_sink : Prop :=
+  forall (R : realFieldType) (e : R -> R) (G : zmodType) (K : finType) (pos : K -> G) (Din N : nat)
+    (offset : 'I_N -> G) (g : G -> R) (sigma : R) (X : image R G Din) (q : G),
+  injective pos -> injective offset -> (forall k, exists t, pos k = q + offset t) ->
+  let conv_g (D : nat) (Y : image R G D) :=
+    convolution offset (fun t => (e (g (offset t)))%:M) 0 (on_keys pos Y) q in
+  attend pos (softmax_with_sink e sigma (fun k => g (pos k - q))) X
+  = (conv_g 1%N (fun=> 1%:M) 0 0 + e sigma)^-1 *: conv_g Din X.
+
+(** On a torus, where every element of the group is a key, the head is a convolution. *)
+Definition positional_heads_are_convolutions_torus : Prop :=
+  forall (R : realFieldType) (e : R -> R) (G : finZmodType) (Din : nat) (g : G -> R)
+    (X : image R G Din) (q : G),
+  attend id (softmax e (fun k => g (k - q))) X = \sum_delta softmax e g delta *: X (q + delta).
+
+(** Every positive kernel of sum 1 is that of some head. *)
+Definition positional_heads_are_convolutions_kernels : Prop :=
+  forall (R : realType) (G : finZmodType) (kappa : G -> R),
+  (forall delta, 0 < kappa delta) -> \sum_delta kappa delta = 1 ->
+  softmax expR (fun delta => ln (kappa delta)) =1 kappa.
+
+(** ** T8, T7 and T9, in the real numbers of Coq's library *)
+From Coq Require Import Reals ZArith.
+From Flocq Require Import Core BinarySingleNaN.
+From Formal Require Import setting_floats setting_ieee.
+Open Scope R_scope.
+
+(** Computed softmax weights are exactly one-hot once the gap in score exceeds a finite threshold. *)
+Definition saturated_softmax_is_one_hot : Prop :=
+  one_hot_from binary32 (10398 / 100) /\ one_hot_from binary64 (74514 / 100) /\
+  one_hot_after_cast binary16 (1733 / 100) (2 ^ 11) /\
+  one_hot_after_cast bfloat16 (9289 / 100) (2 ^ 14).
+
+(** A one-hot head copies its pixel, in every format and every order. *)
+Definition saturated_softmax_is_one_hot_copies : Prop :=
+  forall (F : precision) (flush : bool) (w X : nat -> R) (t : nat) (order : tree nat),
+  (forall k, w k = one_hot t k) -> stored F flush (X t) -> count (Nat.eqb t) order = 1%nat ->
+  sum F flush (fun k => fl F flush (w k * X k)) order = X t.
+
+(** Integers whose sizes add up to at most 2^prec are summed exactly, in every order. *)
+Definition saturated_softmax_is_one_hot_integers : Prop :=
+  forall (F : precision) (flush : bool) (A : Type) (z : A -> Z) (order : tree A),
+  (1 < prec F)%Z -> (emin F + prec F <= 1)%Z -> (size z order <= 2 ^ prec F)%Z ->
+  sum F flush (fun a => IZR (z a)) order = IZR (exact z order).
+
+(** The whole layer on integers: the sum over heads h and channels c of copied pixel times matrix
+    entry, and the bias, in any order, is the convolution's. *)
+Definition saturated_softmax_is_one_hot_layer : Prop :=
+  forall (F : precision) (gap : R) (flush reciprocal : bool) (ex : R -> R) (alpha : R)
+    (t : nat -> nat) (s : nat -> nat -> R) (top : nat -> R) (order : nat -> tree nat)
+    (X W : nat -> nat -> Z) (b : Z) (terms : tree (option (nat * nat))),
+  F = binary32 /\ gap = 10398 / 100 \/ F = binary64 /\ gap = 74514 / 100 ->
+  gap <= alpha -> admissible F ex ->
+  (forall h, separated F flush alpha (t h) (s h)) -> (forall h, largest (s h) (top h)) ->
+  (forall h, count (Nat.eqb (t h)) (order h) = 1%nat) ->
+  (forall k c, (Z.abs (X k c) <= 2 ^ prec F)%Z) ->
+  let weight h k := computed_softmax F flush reciprocal ex (order h) (s h) (top h) k in
+  let head h c := sum F flush (fun k => fl F flush (weight h k * IZR (X k c))) (order h) in
+  let term a := match a with
+    Some (h, c) => fl F flush (head h c * IZR (W h c)) | None => IZR b end in
+  let exact_term a := match a with Some (h, c) => (X (t h) c * W h c)%Z | None => b end in
+  (size exact_term terms <= 2 ^ prec F)%Z -> sum F flush term terms = IZR (exact exact_term terms).
+
+(** 46 is not enough in binary32: a neighbour of that gap keeps a weight, with the correctly rounded
+    exponential, flushed or not. *)
+Definition saturated_softmax_is_one_hot_not_from_46 : Prop :=
+  forall (flush reciprocal : bool) (s : nat -> R), s 0%nat = 0 -> s 1%nat = - (46) ->
+  computed_softmax binary32 flush reciprocal (fun x => nearest binary32 (Rtrigo_def.exp x))
+    (Node (Leaf 0%nat) (Leaf 1%nat)) s 0 1 <> 0.
+
+(** An admissible exponential exists: the correctly rounded one. *)
+Definition saturated_softmax_is_one_hot_exponential : Prop :=
+  forall F : precision, (1 < prec F)%Z -> (emin F + prec F <= 1)%Z ->
+  admissible F (fun x => nearest F (Rtrigo_def.exp x)).
+
+(** Separated scores exist: correctly rounded ones, the target's among them the largest. *)
+Definition saturated_softmax_is_one_hot_scores : Prop :=
+  forall (F : precision) (flush : bool) (alpha : R) (t : nat) (m : nat -> Z),
+  (1 < prec F)%Z -> (emin F + prec F <= 1)%Z -> 1 <= alpha -> m t = 0%Z ->
+  (forall k, k <> t -> (1 <= m k)%Z) ->
+  separated F flush alpha t (fun k => - fl F flush (alpha * IZR (m k))) /\
+  largest (fun k => - fl F flush (alpha * IZR (m k))) 0.
+
+(** ** T7 *)
+
+(** A sum of numbers of a format, in any order of its n terms, errs by at most (1 + u)^(n - 1) - 1
+    times the sum of their sizes: no addition underflows. *)
+Definition layer_error_is_certified_sums : Prop :=
+  forall (F : precision) (A : Type) (z : A -> R) (order : tree A),
+  (1 < prec F)%Z -> (forall a, format F (z a)) ->
+  Rabs (sum F false z order - total z order)
+  <= ((1 + unit_roundoff F) ^ (leaves order - 1) - 1) * total (fun a => Rabs (z a)) order.
+
+(** ** T9 *)
+
+(** Dense attention spreads a non-finite pixel to every query, even with exactly one-hot weights. In
+    any format and rounding mode, any order of the sums, and whatever the weights, matrices and
+    bias. *)
+Definition dense_attention_spreads_non_finite_pixels : Prop :=
+  forall (prec emax : Z) (hp : Prec_gt_0 prec) (he : Prec_lt_emax prec emax) (m : mode)
+    (w X W : nat -> nat -> binary_float prec emax) (b : binary_float prec emax)
+    (keys : nat -> tree nat) (terms : tree (option (nat * nat))) (h c k : nat),
+  is_finite (X k c) = false -> leaf k (keys h) -> leaf (Some (h, c)) terms ->
+  is_finite (dense_output prec emax hp he m w X W b keys terms) = false.
+
+(** If some head gives that pixel the weight zero, of either sign, the output is NaN. *)
+Definition dense_attention_spreads_non_finite_pixels_nan : Prop :=
+  forall (prec emax : Z) (hp : Prec_gt_0 prec) (he : Prec_lt_emax prec emax) (m : mode)
+    (w X W : nat -> nat -> binary_float prec emax) (b : binary_float prec emax)
+    (keys : nat -> tree nat) (terms : tree (option (nat * nat))) (h c k : nat) (sign : bool),
+  is_finite (X k c) = false -> w h k = B754_zero sign -> leaf k (keys h) ->
+  leaf (Some (h, c)) terms ->
+  is_nan (dense_output prec emax hp he m w X W b keys terms) = true.

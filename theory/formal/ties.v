@@ -1,0 +1,154 @@
+(** * Ties and ranks (T15), normalisers (T16) *)
+From mathcomp Require Import all_ssreflect all_algebra ring.
+From Formal Require Import names setting exponential.
+Set Implicit Arguments. Unset Strict Implicit. Unset Printing Implicit Defensive.
+Import Order.TTheory GRing.Theory Num.Theory.
+Local Open Scope ring_scope.
+
+(** ** A head does not see an exchange of keys that it scores alike *)
+Lemma tied_head (R : ringType) (K : finType) (C S T : Type) (D : nat) (kind : K -> C)
+    (normalise : {ffun K -> S} -> {ffun K -> R}) (s : T -> C -> S) (v : T -> C -> 'rV[R]_D)
+    (pi : K -> K) (X : K -> T) :
+  injective pi -> equivariant normalise -> (forall k, kind (pi k) = kind k) ->
+  \sum_k normalise [ffun k => s (X (pi k)) (kind k)] k *: v (X (pi k)) (kind k)
+  = \sum_k normalise [ffun k => s (X k) (kind k)] k *: v (X k) (kind k).
+Proof.
+move=> piI equi tied; rewrite [RHS](reindex_inj piI); apply: eq_bigr => k _ /=.
+rewrite tied; congr (_ *: _); rewrite -(equi _ _ piI); congr (fun_of_fin (normalise _) k).
+by apply/ffunP => j; rewrite !ffunE tied.
+Qed.
+
+(** ** The floor: one output cannot be near two targets *)
+Section Floor.
+Variables (R : realFieldType) (K C : finType) (pi : K -> K) (W : K -> C -> R).
+Hypothesis piI : injective pi.
+
+Let target (X : K -> C -> R) : R := \sum_k \sum_c W k c * X k c.
+Let gap k c : R := W k c - W (pi k) c.
+
+Lemma gap_sum c : \sum_k gap k c = 0.
+Proof.
+have E : \sum_k W k c = \sum_k W (pi k) c by apply: reindex_inj.
+by rewrite sumrB E subrr.
+Qed.
+
+(** The image that is 1 where the gap is positive. *)
+Let lit k c : R := (0 < gap k c)%R%:R.
+
+Lemma lit_gap : \sum_k \sum_c gap k c * lit k c = 2%:R^-1 * \sum_k \sum_c `|gap k c|.
+Proof.
+have half : \sum_k \sum_c gap k c * lit k c
+    = 2%:R^-1 * (\sum_k \sum_c `|gap k c|) + 2%:R^-1 * (\sum_k \sum_c gap k c).
+  rewrite -mulrDr -big_split mulr_sumr; apply: eq_bigr => k _ /=.
+  rewrite -big_split mulr_sumr; apply: eq_bigr => c _ /=; rewrite /lit.
+  have [pos|neg] := ltP 0 (gap k c).
+    by rewrite gtr0_norm // mulr1; move: (gap k c) => y; field.
+  by rewrite ler0_norm // mulr0 addNr mulr0.
+rewrite half [X in _ + _ * X]exchange_big [X in _ + _ * X]big1 ?mulr0 ?addr0 // => c _.
+exact: gap_sum.
+Qed.
+
+Lemma floor (f : (K -> C -> R) -> R) :
+  (forall X Y : K -> C -> R, (forall k c, Y k c = X (pi k) c) -> f Y = f X) ->
+  exists2 X : K -> C -> R, (forall k c, 0 <= X k c <= 1)
+    & 4%:R^-1 * (\sum_k \sum_c `|gap k c|) <= `|f X - target X|.
+Proof.
+move=> tied; pose back k c := lit (invF piI k) c.
+have fE : f lit = f back by apply: tied => k c; rewrite /back invF_f.
+have unit_image (Y : K -> C -> R) : Y = lit \/ Y = back -> forall k c, 0 <= Y k c <= 1.
+  by case=> -> k c; rewrite /back /lit ler0n lern1 leq_b1.
+have apart : target lit - target back = 2%:R^-1 * \sum_k \sum_c `|gap k c|.
+  rewrite -lit_gap /target [X in _ - X](reindex_inj piI) -sumrB; apply: eq_bigr => k _ /=.
+  by rewrite -sumrB; apply: eq_bigr => c _; rewrite /back invF_f -mulrBl.
+set F := \sum_k _ in apart *; have [far|near] := leP (4%:R^-1 * F) `|f lit - target lit|.
+  by exists lit => //; apply: unit_image; left.
+exists back; first by apply: unit_image; right.
+rewrite leNgt; apply/negP => near'; have F0 : 0 <= F by do 2!(apply: sumr_ge0 => ? _).
+have : `|target lit - target back| < 4%:R^-1 * F + 4%:R^-1 * F.
+  have -> : target lit - target back = (f back - target back) - (f lit - target lit).
+    by rewrite fE; move: (f back) (target lit) (target back) => a y z; ring.
+  by apply: le_lt_trans (ler_normB _ _) _; rewrite ltrD.
+rewrite apart ger0_norm ?mulr_ge0 ?invr_ge0 ?ler0n //.
+suff -> : 4%:R^-1 * F + 4%:R^-1 * F = 2%:R^-1 * F by rewrite ltxx.
+by move: F {near near' F0 apart} => y; field.
+Qed.
+End Floor.
+
+(** ** Heads of low rank *)
+Section Rank.
+Variables (F : fieldType) (T Nh m : nat) (moved : pred 'I_T) (shift : 'I_T -> 'I_T).
+Hypothesis shiftI : {in moved &, injective shift}.
+
+Definition shift_matrix : 'M[F]_T := \matrix_(q, k) (moved q && (shift q == k))%:R.
+
+Lemma rank_shift : (#|moved| <= \rank shift_matrix)%N.
+Proof.
+pose E : 'M[F]_(#|moved|, T) := \matrix_(i, q) (enum_val i == q)%:R.
+have ES i k : (E *m shift_matrix) i k = (shift (enum_val i) == k)%:R.
+  rewrite mxE (bigD1 (enum_val i)) //= !mxE eqxx mul1r big1 ?addr0 => [|q qi].
+    by rewrite (enum_valP i : moved _).
+  by rewrite !mxE eq_sym (negbTE qi) mul0r.
+have one : (E *m shift_matrix) *m (E *m shift_matrix)^T = 1%:M.
+  apply/matrixP => i j; rewrite mxE; under eq_bigr do rewrite ES [_^T _ _]mxE ES.
+  rewrite (bigD1 (shift (enum_val i))) //= eqxx mul1r big1 ?addr0 => [|k ki].
+    rewrite !mxE; have [->|ij] := eqVneq i j; first by rewrite eqxx.
+    case: eqP => // same; case/eqP: ij; apply/enum_val_inj/esym.
+    by apply: (shiftI _ _ same); apply: enum_valP.
+  by rewrite eq_sym (negbTE ki) mul0r.
+rewrite -[X in (X <= _)%N](mxrank1 F) -one; apply: leq_trans (mxrankM_maxl _ _) _.
+exact: mxrankM_maxr.
+Qed.
+
+Lemma rank_heads (A : 'I_Nh -> 'M[F]_T) (phi : 'I_Nh -> 'M[F]_(T, m)) (psi : 'I_Nh -> 'M[F]_(m, T))
+    (c : 'I_Nh -> F) : (forall h, A h = phi h *m psi h) -> (\rank (\sum_h c h *: A h)%R <= Nh * m)%N.
+Proof.
+move=> factor; have sum_rank (I : Type) (r : seq I) (B : I -> 'M[F]_T) :
+    (\rank (\sum_(i <- r) B i)%R <= \sum_(i <- r) \rank (B i))%N.
+  elim: r => [|i r IH]; first by rewrite !big_nil mxrank0.
+  by rewrite !big_cons; apply: leq_trans (mxrank_add _ _) _; rewrite leq_add2l.
+apply: leq_trans (sum_rank _ _ _) _; have -> : (Nh * m = \sum_(h < Nh) m)%N by rewrite sum_nat_const card_ord.
+apply: leq_sum => h _; apply: leq_trans (mxrank_scale _ _) _; rewrite factor.
+exact: leq_trans (mxrankM_maxl _ _) (rank_leq_col _).
+Qed.
+End Rank.
+
+(** ** Normalisers *)
+Section Normalisers.
+Variables (R : realFieldType) (K : finType) (z : K -> R) (t : K).
+
+Lemma sparsemax_one_hot (tau : R) : \sum_k Num.max 0 (z k - tau) = 1 ->
+  (forall k, Num.max 0 (z k - tau) = (k == t)%:R) <-> (forall k, k != t -> z k + 1 <= z t).
+Proof.
+move=> sum1; split=> [hot k kt | gap].
+  have top : z t - tau = 1.
+    have := hot t; rewrite eqxx; case: (leP 0 (z t - tau)) => // _ /eqP.
+    by rewrite eq_sym oner_eq0.
+  have zero : Num.max 0 (z k - tau) = 0 by rewrite hot (negbTE kt).
+  have le0 : z k - tau <= 0 by rewrite -zero le_max lexx orbT.
+  by rewrite -(subrK tau (z t)) top addrC lerD2l -subr_le0.
+have off k : k != t -> z t - tau <= 1 -> Num.max 0 (z k - tau) = 0.
+  move=> kt low; apply/max_idPl; rewrite -(lerD2r 1) add0r; apply: le_trans _ low.
+  by rewrite addrAC lerD2r gap.
+have low : z t - tau <= 1.
+  rewrite -sum1 (bigD1 t) //= -[leLHS]addr0 lerD ?le_max ?lexx ?orbT // sumr_ge0 // => k _.
+  by rewrite le_max lexx.
+have hot : Num.max 0 (z t - tau) = 1.
+  by rewrite -sum1 (bigD1 t) //= big1 ?addr0 // => k kt; apply: off.
+by move=> k; case: eqVneq => [->|kt]; rewrite ?hot ?off.
+Qed.
+
+Lemma relu_one_hot (H : R) : 0 < H -> z t = 0 ->
+  (forall k, Num.max 0 (1 + z k / H) = (k == t)%:R) <-> (forall k, k != t -> z k <= - H).
+Proof.
+move=> H0 zt; have sign k : (1 + z k / H <= 0) = (z k <= - H).
+  by rewrite addrC -lerBrDr add0r ler_pdivrMr // mulN1r.
+split=> [hot k kt | gap k].
+  have zero : Num.max 0 (1 + z k / H) = 0 by rewrite hot (negbTE kt).
+  by rewrite -sign -zero le_max lexx orbT.
+case: eqVneq => [->|kt]; first by rewrite zt mul0r addr0; apply/max_idPr/ler01.
+by apply/max_idPl; rewrite sign gap.
+Qed.
+
+Lemma softmax_never (e : R -> R) (expo : exponential e) k : softmax e z k != 0.
+Proof. by rewrite gt_eqF // softmax_gt0. Qed.
+End Normalisers.
