@@ -138,7 +138,7 @@ class Following(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            if name == "source":
+            if name == "source" or name.startswith("__"):  # protocols, such as of copying
                 raise
             return getattr(self.source, name)
 
