@@ -311,7 +311,7 @@ def traced() -> nn.Module:
 
 
 def exported() -> nn.Module:
-    return torch.export.export(filled(nn.Conv2d(2, 4, 3)), (integers(1, 2, 6, 6),)).module()
+    return torch.export.export(filled(nn.Conv2d(2, 4, 3)), (integers(2, 2, 6, 6),)).module()
 
 
 def quantised() -> nn.Module:
