@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import types
 import warnings
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -19,6 +18,7 @@ from constructions.conversion.construction import (
     trained_as,
 )
 from constructions.conversion.following import Following, Live, Recognised, Recogniser
+from constructions.conversion.known import weight_hooks
 from constructions.conversion.looks import Look, look_at
 from constructions.conversion.recognised import (
     Handler,
@@ -27,8 +27,8 @@ from constructions.conversion.recognised import (
     is_plain,
     recognised,
     recogniser_of,
-    weight_hooks,
 )
+from constructions.conversion.references import attributes, culprit, reached, rewire
 from constructions.conversion.report import Report
 from constructions.layer.attention import MultiHeadSelfAttention
 from constructions.sources import POOLINGS, SOURCES, AnyConvolution, stencil_of
@@ -51,7 +51,7 @@ def convert(
     model: Model,
     *,
     on_refusal: str = ...,
-    handlers: Mapping[type, Handler] | None = ...,
+    handlers: Mapping[Any, Handler] | None = ...,
     inplace: bool = ...,
     example: Any = ...,
     report: Literal[False] = ...,
@@ -64,7 +64,7 @@ def convert(
     model: Model,
     *,
     on_refusal: str = ...,
-    handlers: Mapping[type, Handler] | None = ...,
+    handlers: Mapping[Any, Handler] | None = ...,
     inplace: bool = ...,
     example: Any = ...,
     report: Literal[True],
@@ -76,7 +76,7 @@ def convert(
     model: Model,
     *,
     on_refusal: str = "raise",
-    handlers: Mapping[type, Handler] | None = None,
+    handlers: Mapping[Any, Handler] | None = None,
     inplace: bool = False,
     example: Any = None,
     report: bool = False,
@@ -158,7 +158,7 @@ class Conversion:
     def __init__(
         self,
         model: nn.Module,
-        handlers: Mapping[type, Handler],
+        handlers: Mapping[Any, Handler],
         inplace: bool,
         look: Look,
         options: Mapping[str, Any],
@@ -299,7 +299,7 @@ class Conversion:
             # deepcopy takes what the memo holds for the copy, wherever a module is referred to.
             return copy.deepcopy(module, self.memo)
         except Exception as error:
-            path = _culprit(module, before)
+            path = culprit(module, before)
             where = ".".join(part for part in (name, path) if part)
             raise TypeError(
                 f"{where}: model holds what copy.deepcopy cannot copy ({error}); accepted: a model "
@@ -309,7 +309,7 @@ class Conversion:
     def _copied(self) -> nn.Module:
         copied: nn.Module = self._copy(self.model, "")
         layers: dict[int, Layer] = {id(layer): layer for layer in self.layers.values()}
-        _rewire(copied, layers)
+        rewire(copied, layers)
         for path in list(self.replaced):
             try:
                 there: object = copied.get_submodule(path)
@@ -323,7 +323,7 @@ class Conversion:
     def _in_place(self) -> nn.Module:
         if id(self.model) in self.layers:
             return self.layers[id(self.model)]
-        _rewire(self.model, self.layers)
+        rewire(self.model, self.layers)
         return self.model
 
     # What is left -------------------------------------------------------------------------------
@@ -334,9 +334,9 @@ class Conversion:
         for path, module in self.model.named_modules():
             if isinstance(module, (Following, MultiHeadSelfAttention, torch.jit.ScriptModule)):
                 continue
-            for attribute, value in _attributes(module):
+            for attribute, value in attributes(module):
                 where = f"{path}.{attribute}" if path else attribute
-                for found, by_function in _reached(value, False):
+                for found, by_function in reached(value, False):
                     if by_function and self._is_kept_by_function(found):
                         yield where, "a function that holds convolutions of the original model"
                     elif id(found) not in registered and _holds_sources(found):
@@ -415,7 +415,7 @@ def _checked(
     handlers: object,
     inplace: object,
     report: object,
-) -> Mapping[type, Handler]:
+) -> Mapping[Any, Handler]:
     """The handlers; raise unless every argument is of its kind."""
     if not isinstance(model, nn.Module):
         hint = ", such as its .module()" if isinstance(model, torch.export.ExportedProgram) else ""
@@ -457,83 +457,5 @@ def _description(module: nn.Module, layer: Layer) -> str:
     return f"{told}, {layer.extra_repr()}" if isinstance(layer, Following) else told
 
 
-# References ------------------------------------------------------------------------------------
-
-OF_TORCH = frozenset(vars(nn.Module()))
-"""Attributes that every module has."""
-
-
-def _attributes(module: nn.Module) -> list[tuple[str, Any]]:
-    """The plain attributes of a module: no parameters, buffers, submodules or hooks."""
-    return [(name, value) for name, value in vars(module).items() if name not in OF_TORCH]
-
-
-def _reached(value: Any, by_function: bool) -> Iterator[tuple[nn.Module, bool]]:
-    """The modules that a plain attribute holds, and whether it does so in a function."""
-    if isinstance(value, nn.Module):
-        yield value, by_function
-    elif isinstance(value, (list, tuple, set, frozenset)):
-        for part in value:
-            yield from _reached(part, by_function)
-    elif isinstance(value, dict):
-        for part in value.values():
-            yield from _reached(part, by_function)
-    elif isinstance(value, types.FunctionType):
-        for cell in value.__closure__ or ():
-            try:
-                content = cell.cell_contents
-            except ValueError:  # not yet filled
-                continue
-            if isinstance(content, nn.Module):
-                yield content, True
-        for default in value.__defaults__ or ():
-            if isinstance(default, nn.Module):
-                yield default, True
-
-
 def _holds_sources(module: nn.Module) -> bool:
     return any(isinstance(part, SOURCES) for part in module.modules())
-
-
-def _rewire(model: nn.Module, layers: Mapping[int, Layer]) -> None:
-    """Put layers where the modules of these ids are, or their methods are kept."""
-
-    def new(value: Any) -> Any:
-        if isinstance(value, nn.Module):
-            return layers.get(id(value), value)
-        if isinstance(value, types.MethodType) and value.__name__ in ("forward", "__call__"):
-            layer = layers.get(id(value.__self__))
-            return value if layer is None else getattr(layer, value.__name__)
-        if type(value) in (list, tuple):
-            parts = [new(part) for part in value]
-            if all(a is b for a, b in zip(parts, value, strict=True)):
-                return value
-            if type(value) is tuple:
-                return tuple(parts)
-            value[:] = parts
-        elif type(value) is dict:
-            value.update({key: new(part) for key, part in value.items()})
-        return value
-
-    done = {id(part) for layer in layers.values() for part in layer.modules()}
-    for module in [part for part in model.modules() if id(part) not in done]:
-        if isinstance(module, torch.jit.ScriptModule):
-            continue
-        for name, child in module._modules.items():
-            module._modules[name] = None if child is None else new(child)
-        for name, value in _attributes(module):
-            if (put := new(value)) is not value:
-                vars(module)[name] = put
-
-
-def _culprit(model: nn.Module, memo: Mapping[int, Any]) -> str:
-    """The path of what deepcopy cannot copy: of the innermost module, with the attribute."""
-    for path, module in reversed(list(model.named_modules())):
-        for name, value in [*_attributes(module), *module._buffers.items()]:
-            if isinstance(value, nn.Module):
-                continue
-            try:
-                copy.deepcopy(value, dict(memo))
-            except Exception:
-                return ".".join(part for part in (path, name) if part)
-    return ""

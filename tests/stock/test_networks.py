@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from constructions import Following, certify, convert
-from constructions.conversion.recognised import KNOWN
+from constructions.conversion.known import KNOWN
 from tests.support.helpers import filled, integers
 from tests.support.libraries import imported
 
@@ -87,7 +87,7 @@ def test_class_of_the_table_computes_what_its_layer_does(
     wanted, y = source(x), layer(x)
     if "Std" in kind or "Standardized" in kind:  # the weights are no integers, and equal bits
         plain = plain_of(source, layer)
-        padded = x if layer._live.pad is None else layer._live.pad(x)
+        padded = x if pad_of(layer) is None else pad_of(layer)(x)
         certificate = certify(layer.current(), plain, padded)
         assert certificate.holds
         # Both are near the exact convolution of one weight.
@@ -103,11 +103,17 @@ def test_pooling_padded_as_in_tensorflow_is_within_its_bound(window: int, stride
     layer: Any = convert(pool)
     assert type(layer) is Following
     x = torch.randn(2, 3, 6, 7)
-    plain, padded = nn.AvgPool2d(window, pool.stride), layer._live.pad(x)
+    plain: Any = nn.AvgPool2d(window, pool.stride)
+    padded = pad_of(layer)(x)
     certificate = certify(layer.layer, plain, padded)
     assert certificate.holds
     assert torch.equal(pool(x), plain(padded))
     assert torch.equal(layer(x), layer.layer(padded))
+
+
+def pad_of(layer: Any) -> Any:
+    """How the module of a layer pads, or None."""
+    return layer._live.pad
 
 
 def plain_of(source: Any, layer: Any) -> Any:

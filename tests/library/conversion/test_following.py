@@ -22,7 +22,8 @@ class Doubled(nn.Conv1d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Of the doubled kernel."""
-        return self._conv_forward(input, 2 * self.weight, self.bias)
+        y: Tensor = self._conv_forward(input, 2 * self.weight, self.bias)
+        return y
 
 
 def doubled(module: Doubled) -> tuple[nn.Conv1d, Callable[[], Tensor]]:
@@ -54,13 +55,13 @@ def through_torch(layer: Any) -> Any:
 @pytest.mark.parametrize("copied", [copy.deepcopy, through_pickle, through_torch])
 def test_copy_follows_its_own_module(copied: Callable[[Any], Any]) -> None:
     layer, model = following()
-    other = copied(layer)
+    other: Any = copied(layer)
     assert type(other) is Following
     with torch.no_grad():
         layer.source.weight.zero_()
     assert torch.equal(other(X), model(X))
     with torch.no_grad():
-        other.source.weight.mul_(3)
+        other.get_submodule("source").get_parameter("weight").mul_(3)
         model.weight.mul_(3)
     assert torch.equal(other(X), model(X))
     assert not torch.equal(layer(X), model(X))

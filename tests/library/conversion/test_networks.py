@@ -249,7 +249,7 @@ class ByLambda(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.conv = filled(nn.Conv2d(2, 4, 3))
-        self.call = lambda x: self.conv(x)
+        self.call: Callable[[Tensor], Tensor] = lambda x: self.conv(x)
 
     def forward(self, x: Tensor) -> Tensor:
         """By the function."""
@@ -281,7 +281,8 @@ class Unregistered(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The convolution."""
-        return self.parts[0](x)
+        y: Tensor = self.parts[0](x)
+        return y
 
 
 class OwnWay(nn.Conv2d):
@@ -289,7 +290,8 @@ class OwnWay(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Twice the kernel."""
-        return self._conv_forward(input, self.doubled(), self.bias)
+        y: Tensor = self._conv_forward(input, self.doubled(), self.bias)
+        return y
 
     def doubled(self) -> Tensor:
         """The weight."""
@@ -299,7 +301,7 @@ class OwnWay(nn.Conv2d):
 def scripted() -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        module: nn.Module = torch.jit.script(filled(nn.Conv2d(2, 4, 3)))  # type: ignore[no-untyped-call]
+        module: nn.Module = torch.jit.script(filled(nn.Conv2d(2, 4, 3)))
     return module
 
 
@@ -317,7 +319,9 @@ def exported() -> nn.Module:
 def quantised() -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return torch.ao.nn.quantized.Conv2d(2, 4, 3)
+        kind: Any = torch.ao.nn.quantized.Conv2d
+        module: nn.Module = kind(2, 4, 3)
+    return module
 
 
 LEFT: dict[str, tuple[Callable[[], nn.Module], dict[str, Any], str, str]] = {
@@ -443,9 +447,10 @@ def test_refusal_names_path_reason_and_ways_out() -> None:
 
 def test_option_that_suits_no_convolution_keeps_none() -> None:
     model = nn.Sequential(nn.Conv1d(1, 1, 3))
-    for options in ({"sharpness": -1}, {"encoding": "cubic"}, {"evaluation": "fast"}):
+    bad: list[dict[str, Any]] = [{"sharpness": -1}, {"encoding": "cubic"}, {"evaluation": "fast"}]
+    for options in bad:
         with pytest.raises(ValueError, match="accepted"):
-            convert(model, on_refusal="keep", **options)  # type: ignore[arg-type]
+            convert(model, on_refusal="keep", **options)
     with pytest.raises(TypeError, match="alpha"):
         convert(model, on_refusal="keep", alpha=1)
 
