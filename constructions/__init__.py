@@ -2,7 +2,7 @@
 
 from constructions import certificate, encodings, heads, normalisers
 from constructions.certificate import Certificate, assert_equivalent, certify
-from constructions.conversion import attention_from_conv, convert
+from constructions.conversion import Following, Report, attention_from_conv, convert
 from constructions.encodings import Encoding
 from constructions.geometry.view import View
 from constructions.heads import Heads
@@ -16,10 +16,12 @@ __all__ = [
     "Certificate",
     "Cost",
     "Encoding",
+    "Following",
     "Heads",
     "Lowered",
     "MultiHeadSelfAttention",
     "Normaliser",
+    "Report",
     "SoftPadding",
     "Stencil",
     "View",

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from constructions.geometry.geometry import Geometry
 from constructions.geometry.lattice import Lattice
 
+WHOLE = 2**31 - 1
+"""The window of a pooling to one pixel: larger than any image, of which it hangs over the end."""
+
 
 @dataclass(frozen=True)
 class WindowGeometry(Geometry):
@@ -54,7 +57,7 @@ class WindowGeometry(Geometry):
             shape.append(count)
         # torch pools volumes alone only if a window fits without their padding.
         fits = self.dimension < 3 or all(
-            n >= w for n, w in zip(spatial_shape, self.window, strict=True)
+            n >= w or w == WHOLE for n, w in zip(spatial_shape, self.window, strict=True)
         )
         if min(shape) < 1 or not fits:
             raise ValueError(

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import torch
+from torch import Tensor
+
 from constructions.encodings import Encoding, Mixing
+from constructions.geometry.geometry import Geometry
 from constructions.geometry.window import WindowGeometry
 from constructions.heads.heads import Heads, Kind
-from constructions.heads.mixing import mixing
-from constructions.heads.per_tap import per_tap
+from constructions.heads.mixing import combined, mixing
+from constructions.heads.per_tap import factored, per_tap
 from constructions.heads.uniform import uniform
 from constructions.sources import Stencil
 
-__all__ = ["Heads", "Kind", "heads_of", "mixing", "per_tap", "uniform"]
+__all__ = ["Heads", "Kind", "factors_of", "heads_of", "mixing", "per_tap", "uniform"]
 
 
 def heads_of(stencil: Stencil, encoding: Encoding) -> Heads:
@@ -24,3 +28,16 @@ def heads_of(stencil: Stencil, encoding: Encoding) -> Heads:
     if isinstance(encoding, Mixing):
         return mixing(stencil, encoding)
     return per_tap(stencil, encoding)
+
+
+def factors_of(matrices: Tensor, geometry: Geometry, encoding: Encoding) -> tuple[Tensor, Tensor]:
+    """W_val and W_out of the heads of a stencil of taps; gradients flow through them.
+
+    Args:
+        matrices: of the taps, (taps, G, D_in / G, D_out / G).
+        geometry: of the stencil.
+        encoding: of the heads.
+    """
+    if isinstance(encoding, Mixing):
+        matrices = combined(matrices, geometry.offsets().to(torch.float64), encoding)
+    return factored(matrices)

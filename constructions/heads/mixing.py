@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from constructions.encodings import Mixing
 from constructions.heads.heads import Heads, Kind
@@ -21,9 +22,15 @@ def mixing(stencil: Stencil, encoding: Mixing) -> Heads:
         ValueError: the encoding has no heads for so many taps, or returns other shapes.
     """
     matrices, offsets = stencil.matrices, stencil.geometry.offsets().to(torch.float64)
+    shifts = encoding.heads(offsets)
+    key = identities(encoding, shifts, stencil)
+    mixed = combined(matrices, offsets, encoding)
+    return Heads(encoding, shifts, key, *factored(mixed), kind=Kind.MIXING)
+
+
+def combined(matrices: Tensor, offsets: Tensor, encoding: Mixing) -> Tensor:
+    """Σ_δ coefficients[h, δ] W_δ for each head h, (H, G, D_in / G, D_out / G)."""
     where = "meta" if matrices.is_meta else "cpu"
     coefficients = encoding.coefficients(offsets).to(where)
     wide = torch.einsum("ht,tgio->hgio", coefficients, matrices.to(where, torch.float64))
-    shifts = encoding.heads(offsets)
-    key = identities(encoding, shifts, stencil)
-    return Heads(encoding, shifts, key, *factored(wide.to(matrices)), kind=Kind.MIXING)
+    return wide.to(matrices)

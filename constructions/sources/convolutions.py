@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from constructions.formats import check_format
@@ -32,6 +32,8 @@ HOOKS = (
     "_backward_hooks",
     "_backward_pre_hooks",
 )
+OVERRIDES = ("forward", "_conv_forward", "_output_padding", "__call__")
+"""Methods that a class must not have of its own, to compute what nn.Conv does."""
 
 
 def stencil_of_convolution(conv: AnyConvolution) -> Stencil:
@@ -42,23 +44,32 @@ def stencil_of_convolution(conv: AnyConvolution) -> Stencil:
         ValueError: its dtype is none of the four formats.
     """
     check_convolution(conv)
-    weight = conv.weight.detach()
-    groups, taps = conv.groups, math.prod(conv.kernel_size)
-    if conv.transposed:
-        # weight: (D_in, D_out / groups, *kernel). The offsets of a transposed convolution
-        # fall as the kernel index grows; reversed, they rise as everywhere else.
-        blocks = weight.reshape(groups, conv.in_channels // groups, -1, taps)
-        matrices = blocks.permute(3, 0, 1, 2).flip(0)
-    else:
-        # weight: (D_out, D_in / groups, *kernel)
-        blocks = weight.reshape(groups, conv.out_channels // groups, -1, taps)
-        matrices = blocks.permute(3, 0, 2, 1)
+    matrices = matrices_of(conv.weight.detach(), conv.groups, transposed=conv.transposed)
     return Stencil(
         geometry=geometry_of(conv),
         border=PADDING_MODES[conv.padding_mode],
         matrices=matrices.clone(memory_format=torch.contiguous_format),
         bias=None if conv.bias is None else conv.bias.detach().clone(),
     )
+
+
+def matrices_of(weight: Tensor, groups: int, *, transposed: bool) -> Tensor:
+    """The taps' matrices W_δ that a kernel holds: (taps, G, D_in / G, D_out / G).
+
+    Gradients flow through it.
+
+    Args:
+        weight: as torch stores it, (D_out, D_in / G, *kernel), or (D_in, D_out / G, *kernel) of a
+            transposed convolution.
+        groups: G.
+        transposed: whether it is one of a transposed convolution.
+    """
+    first, second, *size = weight.shape
+    blocks = weight.reshape(groups, first // groups, second, math.prod(size))
+    if transposed:
+        # The offsets fall as the kernel index grows; reversed, they rise as everywhere else.
+        return blocks.permute(3, 0, 1, 2).flip(0)
+    return blocks.permute(3, 0, 2, 1)
 
 
 def geometry_of(conv: AnyConvolution) -> Geometry:
@@ -114,7 +125,21 @@ def _check_options(conv: AnyConvolution) -> None:
 
 
 def check_convolution(conv: AnyConvolution) -> None:
-    """Raise unless the module computes just what its class says."""
+    """Raise unless the module computes just what its class says, with a weight of its own."""
+    check_kind(conv)
+    if parametrize.is_parametrized(conv):
+        names = ", ".join(conv.parametrizations)  # type: ignore[arg-type]
+        raise TypeError(
+            f"conv has a parametrisation of {names}; accepted: plain parameters, as "
+            "torch.nn.utils.parametrize.remove_parametrizations leaves them"
+        )
+    check_forward(conv)
+    check_hooks(conv)
+    check_numbers(conv.weight)
+
+
+def check_kind(conv: AnyConvolution) -> type[AnyConvolution]:
+    """The class of torch's that the module is one of; raise if there is none, or it is lazy."""
     kind = next((c for c in CONVOLUTIONS if isinstance(conv, c)), None)
     if kind is None:
         raise TypeError(
@@ -125,23 +150,35 @@ def check_convolution(conv: AnyConvolution) -> None:
         raise TypeError(
             f"conv is a lazy {type(conv).__name__}; accepted: one that has seen an input"
         )
-    if parametrize.is_parametrized(conv):
-        raise TypeError("conv has a parametrisation; accepted: plain parameters")
-    own = type(conv)
+    return kind
+
+
+def check_forward(conv: AnyConvolution) -> None:
+    """Raise if a subclass, or the module itself, computes in a way of its own."""
+    own, kind = type(conv), check_kind(conv)
     overridden = [
-        name
-        for name in ("forward", "_conv_forward", "_output_padding", "__call__")
-        if getattr(own, name, None) is not getattr(kind, name, None)
+        name for name in OVERRIDES if getattr(own, name, None) is not getattr(kind, name, None)
     ]
     if overridden or "forward" in vars(conv):
         raise TypeError(
             f"conv is a {own.__name__} with a {(overridden or ['forward'])[0]} of its own; "
             f"accepted: one that computes what nn.{kind.__name__} computes"
         )
-    if any(getattr(conv, hooks) for hooks in HOOKS):
+
+
+def check_hooks(module: nn.Module, allowed: tuple[type, ...] = ()) -> None:
+    """Raise if a module has a hook, other than one of the allowed classes."""
+    hooks = [hook for kind in HOOKS for hook in getattr(module, kind).values()]
+    if undue := [hook for hook in hooks if not isinstance(hook, allowed)]:
+        name = getattr(undue[0], "__name__", type(undue[0]).__name__)
         raise TypeError(
-            "conv has a forward or backward hook, which attention would not run; accepted: none"
+            f"conv has a forward or backward hook, {name}, which attention would not run; "
+            "accepted: none"
         )
-    if conv.weight.is_complex():
-        raise TypeError(f"conv has complex weights ({conv.weight.dtype}); accepted: real ones")
-    check_format(conv.weight.dtype, "conv")
+
+
+def check_numbers(weight: Tensor) -> None:
+    """Raise unless a weight is real, and of one of the four formats."""
+    if weight.is_complex():
+        raise TypeError(f"conv has complex weights ({weight.dtype}); accepted: real ones")
+    check_format(weight.dtype, "conv")

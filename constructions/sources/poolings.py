@@ -8,6 +8,7 @@ pixels, the padded pixels, or every position of the window.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -15,12 +16,16 @@ import torch
 from torch import nn
 
 from constructions.geometry.padding_modes import PADDING_MODES
-from constructions.geometry.window import WindowGeometry
-from constructions.sources.convolutions import HOOKS, check_sizes
+from constructions.geometry.window import WHOLE, WindowGeometry
+from constructions.sources.convolutions import check_hooks, check_sizes
 from constructions.sources.stencil import Stencil
 
-AnyPooling = nn.AvgPool1d | nn.AvgPool2d | nn.AvgPool3d
-POOLINGS = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
+Pooling = nn.AvgPool1d | nn.AvgPool2d | nn.AvgPool3d
+AdaptivePooling = nn.AdaptiveAvgPool1d | nn.AdaptiveAvgPool2d | nn.AdaptiveAvgPool3d
+AnyPooling = Pooling | AdaptivePooling
+FIXED = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
+ADAPTIVE = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
+POOLINGS = FIXED + ADAPTIVE
 
 
 def stencil_of_pooling(pool: AnyPooling, dtype: torch.dtype) -> Stencil:
@@ -32,19 +37,13 @@ def stencil_of_pooling(pool: AnyPooling, dtype: torch.dtype) -> Stencil:
 
     Raises:
         TypeError: pool is a subclass with a forward of its own, or hooked.
-        ValueError: the padding exceeds half the window, or the divisor is 0.
+        ValueError: the padding exceeds half the window, or the divisor is 0; or an adaptive
+            pooling is asked for more than one pixel on an axis, and not for all.
     """
-    kind = next(p for p in POOLINGS if isinstance(pool, p))
-    if type(pool).forward is not kind.forward or "forward" in vars(pool):
-        raise TypeError(
-            f"conv is a {type(pool).__name__} with a forward of its own; accepted: one that "
-            f"computes what nn.{kind.__name__} computes"
-        )
-    if any(getattr(pool, hooks) for hooks in HOOKS):
-        raise TypeError(
-            "conv has a forward or backward hook, which attention would not run; accepted: none"
-        )
-    d = POOLINGS.index(kind) + 1
+    check_pooling(pool)
+    if isinstance(pool, ADAPTIVE):
+        return _stencil_of_adaptive(pool, dtype)
+    d = FIXED.index(next(p for p in FIXED if isinstance(pool, p))) + 1
     window = _per_axis(pool.kernel_size, d)
     stride = window if pool.stride is None else _per_axis(pool.stride, d)
     padding = _per_axis(pool.padding, d)
@@ -59,8 +58,68 @@ def stencil_of_pooling(pool: AnyPooling, dtype: torch.dtype) -> Stencil:
     if divisor == 0:
         raise ValueError("conv has divisor_override 0; accepted: a non-zero integer or None")
     counted = "padding" if pool.count_include_pad else "pixels"
-    once, nowhere = (1,) * d, (0,) * d
-    geometry = WindowGeometry(
+    scale = 1.0 if divisor is None else math.prod(window) / divisor
+    geometry = _geometry(
+        window, stride, padding, pool.ceil_mode, counted if divisor is None else "window"
+    )
+    return _stencil(geometry, scale, dtype)
+
+
+def check_pooling(pool: AnyPooling) -> None:
+    """Raise if a subclass computes in a way of its own, or the module has a hook."""
+    kind = next(p for p in POOLINGS if isinstance(pool, p))
+    if type(pool).forward is not kind.forward or "forward" in vars(pool):
+        raise TypeError(
+            f"conv is a {type(pool).__name__} with a forward of its own; accepted: one that "
+            f"computes what nn.{kind.__name__} computes"
+        )
+    check_hooks(pool)
+
+
+def output_size_of(pool: AdaptivePooling) -> tuple[int | None, ...]:
+    """What an adaptive pooling is asked for on each axis; None for all pixels."""
+    d = ADAPTIVE.index(next(p for p in ADAPTIVE if isinstance(pool, p))) + 1
+    asked: object = pool.output_size
+    sizes = tuple(asked) if isinstance(asked, Sequence) else (asked,)
+    return sizes * d if len(sizes) == 1 else sizes
+
+
+def adaptive_windows(pixels: int, outputs: int) -> tuple[int, int] | None:
+    """Window and stride of an adaptive pooling on an axis, or None where windows differ.
+
+    torch's window i begins at floor(i n / m) and ends before ceil((i + 1) n / m), for n pixels and
+    m outputs.
+    """
+    first = [i * pixels // outputs for i in range(outputs)]
+    sizes = {-(-(i + 1) * pixels // outputs) - first[i] for i in range(outputs)}
+    steps = {b - a for a, b in itertools.pairwise(first)} or {max(sizes, default=1)}
+    if len(sizes) > 1 or len(steps) > 1 or not all(steps):
+        return None
+    return sizes.pop(), steps.pop()
+
+
+def _stencil_of_adaptive(pool: AdaptivePooling, dtype: torch.dtype) -> Stencil:
+    """One pixel of all, on each axis: a window that hangs over the end; or each pixel its own."""
+    sizes = output_size_of(pool)
+    if not all(n in (1, None) for n in sizes):
+        raise ValueError(
+            f"conv is a {type(pool).__name__} of output_size {sizes}; accepted: 1 or None on each "
+            "axis, since other windows depend on the size of the image; or the nn.AvgPool that it "
+            "is for one size"
+        )
+    window = tuple(1 if n is None else WHOLE for n in sizes)
+    return _stencil(_geometry(window, window, (0,) * len(window), True, "pixels"), 1.0, dtype)
+
+
+def _geometry(
+    window: tuple[int, ...],
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    ceil_mode: bool,
+    counted: str,
+) -> WindowGeometry:
+    once, nowhere = (1,) * len(window), (0,) * len(window)
+    return WindowGeometry(
         kernel_size=once,
         dilation=once,
         before=nowhere,
@@ -72,10 +131,12 @@ def stencil_of_pooling(pool: AnyPooling, dtype: torch.dtype) -> Stencil:
         window=window,
         stride=stride,
         padding=padding,
-        ceil_mode=pool.ceil_mode,
-        counted=counted if divisor is None else "window",
+        ceil_mode=ceil_mode,
+        counted=counted,
     )
-    scale = 1.0 if divisor is None else math.prod(window) / divisor
+
+
+def _stencil(geometry: WindowGeometry, scale: float, dtype: torch.dtype) -> Stencil:
     matrix = torch.full((1, 1, 1, 1), scale, dtype=dtype)
     return Stencil(geometry, PADDING_MODES["zeros"], matrix, None)
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -200,8 +201,8 @@ def test_weak_sharpness_is_reported_honestly(tmp_path: Path) -> None:
 def test_swapped_heads_exceed_the_bound_and_fail_the_job(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def with_swapped_heads(cnn: nn.Module, **options: object) -> nn.Module:
-        attention = convert(cnn, **options)
+    def with_swapped_heads(cnn: nn.Module, **options: Any) -> nn.Module:
+        attention: nn.Module = convert(cnn, **options)
         layer = attention.get_submodule("dilated")
         assert isinstance(layer, MultiHeadSelfAttention)
         with torch.no_grad():

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from constructions import assert_equivalent, attention_from_conv, certify, convert, formats
-from constructions.sources import AnyPooling
+from constructions.sources.poolings import Pooling as AnyPooling
 from tests.support.helpers import integers, refused
 from tests.support.ledger import record
 from tests.support.oracle import numbers

@@ -1,17 +1,14 @@
-"""From convolutions to attention: the construction, for one layer and for a whole network."""
+"""From a convolution to attention: the construction, one line a stage."""
 
 from __future__ import annotations
 
-import copy
+import inspect
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
 from types import MappingProxyType
 from typing import Any, TypeVar
-
-import torch
-from torch import nn
 
 from constructions.encodings import ENCODINGS, IMPOSSIBLE, Encoding, EncodingLike, complete_encoding
 from constructions.evaluation import AUTO, EVALUATIONS
@@ -27,10 +24,9 @@ from constructions.normalisers import (
     Softmax,
     complete_normaliser,
 )
-from constructions.sources import POOLINGS, SOURCES, AnyConvolution, AnySource, Stencil, stencil_of
+from constructions.sources import AnySource, Stencil, stencil_of
 
 Part = TypeVar("Part")
-Model = TypeVar("Model", bound=nn.Module)
 
 
 def attention_from_conv(
@@ -50,8 +46,9 @@ def attention_from_conv(
     its window.
 
     Args:
-        conv: any `nn.Conv1d/2d/3d` or `nn.ConvTranspose1d/2d/3d`, or `nn.AvgPool1d/2d/3d`; left as
-            it is. A pooling has no dtype: its layer is float32 until it is moved.
+        conv: any `nn.Conv1d/2d/3d` or `nn.ConvTranspose1d/2d/3d`, `nn.AvgPool1d/2d/3d`, or
+            `nn.AdaptiveAvgPool1d/2d/3d` to one pixel on each axis, or to all; left as it is. A
+            pooling has no dtype: its layer is float32 until it is moved.
         encoding: a name of `ENCODINGS`, such as "quadratic", "gaussian", "circle", "rotary" or
             "scalar" (docs/encodings.md), or an object with `encode` and `gap`.
         normaliser: a name of `NORMALISERS`, such as "softmax", "sparsemax" or "relu", or an object
@@ -86,7 +83,7 @@ def attention_from_conv(
         boundary=boundary,
         evaluation=evaluation,
     )
-    return _trained_as(conv, layer)
+    return trained_as(conv, layer)
 
 
 def expressed(
@@ -134,73 +131,30 @@ WAYS: Mapping[str, Sequence[Evaluation]] = {
 """The evaluations that each name stands for, of which a layer takes the first that applies."""
 
 
-def convert(model: Model, **options: Any) -> Model | MultiHeadSelfAttention:
-    """Copy a network and replace every convolution and average pooling in the copy by attention.
-
-    Args:
-        model: any module, a convolution itself included; left as it is. A convolution used in two
-            places becomes one layer used in two places, and a weight or bias shared by two
-            convolutions is shared by their layers. The layer of a pooling takes the dtype
-            and the device of the model's first parameter.
-        options: as `attention_from_conv` takes them, for every convolution; the encoding, which a
-            pooling has of its own, for convolutions alone.
-
-    Returns:
-        The copy; the attention layer if the model is itself a convolution.
+def check_options(**options: Any) -> None:
+    """Raise if no convolution could be expressed with these options.
 
     Raises:
-        TypeError: model is not a module; or a convolution has a forward of its own, a hook or a
-            parametrisation, is lazy or complex, or shares its weight with one of another kind. The
-            message names its path.
-        ValueError: as `attention_from_conv`, with the path.
+        TypeError: an argument that there is not, or of the wrong type.
+        ValueError: an unknown name, or a sharpness that is not positive and finite.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model is a {type(model).__name__}; accepted: a torch.nn.Module")
-    memo: dict[int, Any] = {}
-    owners: dict[int, tuple[str, AnyConvolution]] = {}
-    biases: dict[int, nn.Parameter | None] = {}
-    # A pooling has an encoding and a boundary of its own.
-    of_pooling = {n: o for n, o in options.items() if n not in ("encoding", "boundary")}
-    like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
-    for path, module in model.named_modules():
-        if not isinstance(module, SOURCES):
-            continue
-        name = path or type(module).__name__
-        try:
-            if isinstance(module, POOLINGS):
-                # From float64: window / divisor, rounded once.
-                stencil = stencil_of(module, torch.float64).to(like.device, like.dtype)
-                memo[id(module)] = _trained_as(module, expressed(stencil, **of_pooling))
-                continue
-            layer = attention_from_conv(module, **options)
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"{name}: {error}") from error
-        memo[id(module)] = layer
-        first_name, first = owners.setdefault(id(module.weight), (name, module))
-        if first is not module:
-            _share_matrices(memo[id(first)], layer, first_name, name)
-        if module.bias is not None:
-            layer.bias = biases.setdefault(id(module.bias), layer.bias)
-    # deepcopy takes what the memo holds for the copy, wherever a convolution is referred to.
-    return copy.deepcopy(model, memo)
+    given = inspect.signature(attention_from_conv).bind(None, **options).arguments
+    _chosen(
+        "encoding", given.get("encoding", "quadratic"), ENCODINGS, complete_encoding, IMPOSSIBLE
+    )
+    _chosen(
+        "normaliser",
+        given.get("normaliser", "softmax"),
+        NORMALISERS,
+        complete_normaliser,
+        IMPOSSIBLE_NORMALISERS,
+    )
+    _chosen("evaluation", given.get("evaluation", "auto"), WAYS)
+    _check_sharpness(given.get("sharpness"))
+    _chosen("boundary", given.get("boundary", "auto"), {"auto": None, **BOUNDARIES})
 
 
-def _share_matrices(
-    first: MultiHeadSelfAttention,
-    second: MultiHeadSelfAttention,
-    first_name: str,
-    name: str,
-) -> None:
-    same_order = first.geometry.transposed == second.geometry.transposed
-    if not same_order or first.value.shape != second.value.shape:
-        raise TypeError(
-            f"{name}: shares its weight with {first_name}, a convolution of another kind; "
-            "accepted: a weight of its own, or one shared by convolutions of one kind and groups"
-        )
-    second.value, second.output = first.value, first.output
-
-
-def _trained_as(source: AnySource, layer: MultiHeadSelfAttention) -> MultiHeadSelfAttention:
+def trained_as(source: AnySource, layer: MultiHeadSelfAttention) -> MultiHeadSelfAttention:
     """The layer with the source's training flag, and trained where the source is."""
     trained = {name: p.requires_grad for name, p in source.named_parameters()}
     for name, parameter in layer.named_parameters():
