@@ -130,9 +130,9 @@ def check_scale(scale: Tensor | float, gap: float, dtype: torch.dtype) -> None:
     # Dividing by the gap may have rounded up.
     if math.isinf(scale) or scale > largest / gap * (1 + 2**-50):
         raise ValueError(
-            f"sharpness is {scale * gap:.6g}, of a gap of {gap:.6g} on these keys; accepted: at "
-            f"most {min(largest, gap * sys.float_info.max):.6g}, beyond which scores overflow "
-            f"{str(exact).removeprefix('torch.')}"
+            f"sharpness / gap is {scale:.6g}, of a gap of {gap:.6g} on these keys; accepted: a "
+            f"sharpness of at most {min(largest, gap * sys.float_info.max):.6g}, beyond which "
+            f"scores overflow {str(exact).removeprefix('torch.')}"
         )
 
 
