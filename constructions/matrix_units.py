@@ -4,6 +4,9 @@ A float32 convolution on a GPU is by default not made of float32 products: torch
 units round its operands to TF32, and they truncate where they add. `products_of` says, for an
 operation, a format, a device and the flags, what may happen at worst; `Products` what that costs.
 Theorem: `layer_error_is_certified`, equations 17 to 24.
+
+NNPACK, which torch takes for convolutions on a CPU without oneDNN, forms no such sums at all:
+`may_transform` says where.
 """
 
 from __future__ import annotations
@@ -26,6 +29,10 @@ PRECISION: Mapping[str, int] = {"ieee": 24, "tf32": 11, "bf16": 8}
 
 UNKNOWN = "bf16"
 """What is assumed of a setting or a device that this file does not know."""
+
+
+IMAGES_TRANSFORMED = 16
+"""Images from which on torch may hand a convolution to NNPACK; fewer it never does."""
 
 
 @dataclass(frozen=True)
@@ -227,6 +234,25 @@ def products_of(
         # The memory-efficient kernel splits float32, whatever the flags.
         formed = formed.or_else(Products.split())
     return formed
+
+
+def may_transform(images: int, dtype: torch.dtype, device_type: str) -> bool:
+    """Whether torch may compute a convolution by Winograd's or Fourier's transform, on a CPU.
+
+    Without oneDNN it hands convolutions of 16 images and more to NNPACK. What a transform errs by
+    is relative to all that its tile holds, so no bound on sums of products speaks of it, and it is
+    not exact on integers. torch asks for more (one or two dimensions, no dilation, kernels of at
+    most 16 a side), which is not repeated here. On a GPU nothing says what cuDNN chooses.
+
+    Args:
+        images: N.
+        dtype: of the operands.
+        device_type: such as "cpu" or "cuda".
+    """
+    if images < IMAGES_TRANSFORMED or dtype != torch.float32 or device_type != "cpu":
+        return False
+    by_onednn = torch.backends.mkldnn.is_available() and torch._C._get_mkldnn_enabled()
+    return not by_onednn and torch._C._get_nnpack_enabled()
 
 
 def _allowed(operation: Operation, device_type: str, settings: Settings) -> str:

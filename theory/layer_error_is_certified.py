@@ -435,6 +435,35 @@ def _layer(proof: Proof) -> None:
     )
 
 
+def _partial_sums(proof: Proof) -> None:
+    g, mu, z, keys, tau = sp.symbols("g mu z T tau", nonnegative=True)
+    seen, largest, more = sp.symbols("M R d", nonnegative=True)
+    one = sp.Integer(1)
+    proof.check(
+        "weights within μA + z of A, of sum at most 1, make R and N_1 at M = R, underflow apart",
+        identical(
+            (1 + g) * ((1 + mu) * one + z) * largest,
+            largest + (((1 + mu) * (1 + g) - 1) * largest + (1 + g) * z * largest),
+        ),
+        equation=28,
+    )
+    proof.check(
+        "fewer keys have less: the bound grows with M, by (1 + μ)(1 + g) - 1 of what is more",
+        identical(
+            ((1 + mu) * (1 + g) - 1) * (seen + more) - ((1 + mu) * (1 + g) - 1) * seen,
+            (mu + g + mu * g) * more,
+        ),
+        equation=28,
+    )
+    proof.check(
+        "T exponentials of at most 1 + τ each, one more key",
+        identical(
+            (keys + 1) * (1 + tau) * largest - keys * (1 + tau) * largest, (1 + tau) * largest
+        ),
+        equation=28,
+    )
+
+
 def _output(proof: Proof) -> None:
     u, y, total = sp.symbols("u Y E", nonnegative=True)
     proof.check(
@@ -457,11 +486,18 @@ def _output(proof: Proof) -> None:
         sp.cancel((c * mean - exact * mean) - (c - exact) / exact * (exact * mean)) == 0,
         equation=16,
     )
+    u1, u2 = sp.symbols("u_1 u_2", nonnegative=True)
+    proof.check(
+        "a quotient rounded once and then again errs by (1 + u)(1 + u') - 1 of it, and η",
+        identical(u1 * exact + u2 * (1 + u1) * exact, ((1 + u1) * (1 + u2) - 1) * exact),
+        equation=16,
+    )
     proof.check(
         "m pixels of weight 1/m each sum to their mean",
         sp.cancel(m * (1 / m) * mean - mean) == 0,
         equation=16,
     )
+    _partial_sums(proof)
     proof.check(
         "B (1 - γ)(1 + 2γ) >= B for γ <= 1/2: the difference is γ(1 - 2γ)B",
         identical(value * (1 - g) * (1 + 2 * g) - value, g * (1 - 2 * g) * value),

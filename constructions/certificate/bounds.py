@@ -93,7 +93,12 @@ def layer_bound(
 
     # (15): what the sums of this function, all of terms of one sign, can have lost themselves.
     own = 1 + 2 * gamma(terms + 32, DOUBLE)
-    return leak.expand_as(exact) * own, rounding.mul_(own).masked_fill_(overflow, math.inf)
+    leak, rounding = leak * own, rounding.mul_(own)
+    if overflow.any() or not math.isfinite(largest):
+        # What is infinite is NaN where it meets a 0, or another of the other sign.
+        leak, rounding = (t.nan_to_num_(math.inf, math.inf) for t in (leak, rounding))
+        rounding.masked_fill_(overflow, math.inf)
+    return leak.expand_as(exact), rounding
 
 
 def _rounding_of_sums(

@@ -24,7 +24,12 @@ from constructions.encodings import Mixing
 from constructions.evaluation import EVALUATIONS
 from constructions.formats import accumulator
 from constructions.layer.attention import MultiHeadSelfAttention
-from constructions.matrix_units import Products, products_of
+from constructions.matrix_units import (
+    IMAGES_TRANSFORMED,
+    Products,
+    may_transform,
+    products_of,
+)
 from constructions.sources import AnySource
 
 PAGE = "docs/theorems/layer_error_is_certified.md"
@@ -96,7 +101,9 @@ def certify(
     sharpness; any other layer is judged by it. It assumes gradual underflow, sums in any order by
     rounded additions or fused multiply-adds, and an exponential within 20 units in the last place.
     Where torch's flags, as they are now, let x's device round the operands of float32 products, as
-    TF32 does, the bound allows for that and for the sums of matrix units.
+    TF32 does, the bound allows for that and for the sums of matrix units. Without oneDNN torch may
+    transform its own convolution on a CPU (NNPACK), as `conv_error` then shows; the layer asks for
+    plain sums.
 
     Args:
         layer: an attention layer, as `attention_from_conv` returns it.
@@ -109,8 +116,8 @@ def certify(
 
     Raises:
         TypeError: layer or conv is of another kind.
-        ValueError: x is not finite; dtypes or devices differ; content terms are live; or the
-            normaliser is not softmax and the weights are not saturated.
+        ValueError: x is not finite; dtypes or devices differ; autocast is on; content terms are
+            live; or the normaliser is not softmax and the weights are not saturated.
     """
     if not isinstance(layer, MultiHeadSelfAttention):
         raise TypeError(
@@ -136,7 +143,8 @@ def assert_equivalent(layer: nn.Module, conv: AnySource, x: Tensor, leak: float 
     An attention layer of ours is held to its certificate. Any other module is held to the rounding
     of a sum of the convolution's terms in any order in x's own dtype, plus the leak; where torch's
     flags let x's device round the operands of float32 products, pixels, matrices and partial sums
-    may each be rounded so once.
+    may each be rounded so once. Transforms are not covered; the message names them where torch's
+    flags allow them.
 
     Args:
         layer: any module that is called as the convolution is.
@@ -176,8 +184,20 @@ def assert_equivalent(layer: nn.Module, conv: AnySource, x: Tensor, leak: float 
     )
 
 
+TRANSFORMED = (
+    "Without oneDNN (torch.backends.mkldnn.enabled) torch hands convolutions of 16 images and more "
+    "to NNPACK, whose transforms are no sums of products: no bound covers them. If that is what "
+    "fails, it passes within torch.backends.nnpack.flags(enabled=False).\n"
+)
+
+
 def _where_to_read(layer: nn.Module, conv: AnySource, x: Tensor) -> str:
-    return f"Theorem: layer_error_is_certified, {PAGE}\nlayer: {layer}\n{reproduction(conv, x)}"
+    own = isinstance(layer, MultiHeadSelfAttention)
+    transforms = not own and may_transform(IMAGES_TRANSFORMED, x.dtype, x.device.type)
+    return (
+        f"{TRANSFORMED if transforms else ''}"
+        f"Theorem: layer_error_is_certified, {PAGE}\nlayer: {layer}\n{reproduction(conv, x)}"
+    )
 
 
 def _bound_of(comparison: Comparison, layer: MultiHeadSelfAttention) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ from constructions.formats import check_format
 from constructions.geometry.geometry import Geometry, checked_spatial_shape
 from constructions.geometry.view import BOUNDARIES, PADDED, View, boundary_of
 from constructions.geometry.window import WindowGeometry
+from constructions.layer.inputs import is_autocast
 from constructions.sources import AnyConvolution, AnyPooling, stencil_of
 from constructions.sources.stencil import Stencil, in_bands
 
@@ -56,12 +57,13 @@ class Comparison:
 
         Raises:
             TypeError: conv or x is of another kind.
-            ValueError: dtypes or devices differ, or a number is not finite.
+            ValueError: dtypes or devices differ, a number is not finite, or autocast is on.
         """
         stencil = stencil_of(conv, torch.float64).to("cpu", torch.float64)
         if not isinstance(x, Tensor):
             raise TypeError(f"x is a {type(x).__name__}; accepted: a torch.Tensor")
         check_format(x.dtype, "x")
+        _check_no_autocast(x.device.type)
         wide = copy.deepcopy(conv).to("cpu", torch.float64)
         geometry = stencil.geometry
         window = geometry if isinstance(geometry, WindowGeometry) else None
@@ -104,6 +106,22 @@ class Comparison:
         rule, border = BOUNDARIES[boundary], self.stencil.border
         view = View.of(self.view.image, self.geometry, border, rule)
         return view, rule.sink(border, self.geometry)
+
+
+def _check_no_autocast(device_type: str) -> None:
+    """Raise a ValueError under autocast, where the numbers compared would not be those stored.
+
+    A convolution rounds pixels and weights to autocast's format, the layer its pixels alone, and a
+    module of others whatever it multiplies; so would the bound be, where it runs in float32.
+    """
+    for kind in {device_type, "cpu"}:
+        if is_autocast(kind):
+            wanted = torch.get_autocast_dtype(kind)
+            raise ValueError(
+                f"autocast is on for {kind}, and rounds what is compared to {wanted}; accepted: a "
+                "call outside of it, or within torch.autocast(..., enabled=False), of the modules "
+                f"and x as they are, or of all of them moved .to({wanted})"
+            )
 
 
 def _by_torch(wide: nn.Module, image: Tensor, output_size: Sequence[int] | None) -> Tensor:

@@ -109,7 +109,7 @@ def head_rounding(
 
     Returns:
         The smaller of two forms, one relative to what is seen, one to the off-limit mass; and what
-        a matrix unit adds to it.
+        a matrix unit adds to it. It is inf where a sum of the head may overflow.
     """
     steps = _Steps.of(sizes, dtype, score_error, rescaled=rescaled, streamed=streamed)
     relative, absolute, underflow = steps.relative_to_the_seen()
@@ -127,9 +127,35 @@ def head_rounding(
         nearest = torch.full_like(second, math.inf)
     else:
         nearest = second * ROUND_UP
-    if products is None or products.steps == 1:
-        return nearest
-    return nearest + _on_a_unit(seen, largest, nearest, sizes, dtype, products)
+    growth = 0.0
+    if products is not None and products.steps > 1:
+        nearest = nearest + _on_a_unit(seen, largest, nearest, sizes, dtype, products)
+        growth = products.growth(sum(sizes), dtype, *(products.sums for _ in sizes))
+    overflow = largest * (steps.largest_sum() * (1 + growth) * ROUND_UP) > _highest(steps.sums)
+    if streamed and dtype != steps.sums:  # what a head sees is cast
+        cast = torch.minimum(largest + nearest, largest * steps.largest_mean())
+        overflow = overflow | (cast > _highest(dtype))
+    return nearest.masked_fill(overflow, math.inf) if overflow.any() else nearest
+
+
+def _highest(dtype: torch.dtype) -> float:
+    """The largest number of a format."""
+    return torch.finfo(dtype).max
+
+
+def may_overflow(largest: Tensor, keys: int, dtype: torch.dtype) -> Tensor:
+    """Where a fused kernel's sum over keys may overflow though its weights are one-hot at the end.
+
+    Before it meets the peak of a row it may have added up all the others, each with a weight of at
+    most 1, and it multiplies what it has by 0 then: of an overflow that makes NaN.
+
+    Args:
+        largest: R.
+        keys: T.
+        dtype: of the layer.
+    """
+    steps = _Steps.of((keys,), dtype, 0.0, rescaled=False, streamed=True)
+    return largest * (steps.largest_sum() * ROUND_UP) > _highest(steps.sums)
 
 
 @dataclass(frozen=True)
@@ -220,6 +246,23 @@ class _Steps:
         for error in errors:
             relative += error + relative * error  # (1 + a)(1 + b) - 1, without cancellation
         return relative, absolute, underflow
+
+    def largest_mean(self) -> float:
+        """How many times R what a head sees, or has added up so far, may be.
+
+        Weights sum to 1, so that it is R and what rounding adds to it: the first form at M = R.
+        """
+        relative, absolute, _ = self.relative_to_the_seen()
+        return 1 + relative + 2**self.count * absolute
+
+    def largest_sum(self) -> float:
+        """How many times R a partial sum of the head may be, over any of its keys.
+
+        As `largest_mean`; or, whatever the sums of exponentials, the number of keys, since none of
+        them is more than the sum that it is divided by. A fused kernel divides last.
+        """
+        keys = math.prod(size * (1 + gamma(size + 3, self.sums)) for size in self.sizes)
+        return keys * (1 + self.exponential) if self.streamed else min(self.largest_mean(), keys)
 
     def relative_to_the_mass(self, mass: Tensor | float) -> Tensor | float:
         """C, the second form of one step over R: (6), (10) and (11), (27), and (25) of T4.

@@ -7,6 +7,7 @@ in brackets are equations on the page of `layer_error_is_certified`, or, where i
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,7 +17,7 @@ from constructions.certificate.bounds import seen_moduli
 from constructions.certificate.comparison import Comparison
 from constructions.certificate.head_errors import HeadErrors, applied_by, largest_moduli
 from constructions.certificate.masses import gap_mass, soft_padding_mass, table_mass
-from constructions.certificate.rounding import ROUND_UP, head_rounding
+from constructions.certificate.rounding import ROUND_UP, head_rounding, may_overflow
 from constructions.encodings import Encoding
 from constructions.evaluation import EVALUATIONS
 from constructions.formats import accumulator
@@ -40,7 +41,7 @@ def selecting_errors(comparison: Comparison, layer: MultiHeadSelfAttention) -> H
             known of what the heads tend to beyond the edge.
     """
     if layer.is_saturated(layer.dtype):
-        return HeadErrors.none(comparison.limit)
+        return _one_hot_errors(comparison, layer)
     if not isinstance(layer.normaliser, Softmax):
         raise ValueError(
             f"layer has the normaliser {layer.normaliser} below its one-hot gap; accepted: "
@@ -56,6 +57,19 @@ def selecting_errors(comparison: Comparison, layer: MultiHeadSelfAttention) -> H
             "known to be sums over axes; accepted: a padded boundary, zeros, or a saturated layer"
         )
     return _Selecting.of(comparison, layer).by_scores()
+
+
+def _one_hot_errors(comparison: Comparison, layer: MultiHeadSelfAttention) -> HeadErrors:
+    """None, but where a fused kernel may overflow on its way to the peak of a row."""
+    heads = HeadErrors.none(comparison.limit)
+    if EVALUATIONS[layer.evaluation].operation != "attention":
+        return heads
+    view, _ = comparison.seen_by(layer.boundary)
+    overflow = may_overflow(largest_moduli(view.values), view.keys.size, layer.dtype)
+    if not overflow.any():
+        return heads
+    rounding = torch.zeros_like(comparison.limit).masked_fill_(overflow, math.inf)
+    return replace(heads, rounding=rounding)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 from constructions.certificate.head_errors import HeadErrors, applied_by, largest_moduli
 from constructions.certificate.rounding import gamma, head_rounding
 from constructions.encodings import Window
-from constructions.formats import unit_roundoff
+from constructions.formats import DOUBLE, smallest_subnormal, unit_roundoff
 from constructions.geometry.view import View
 from constructions.geometry.window import WindowGeometry
 from constructions.layer.attention import MultiHeadSelfAttention
@@ -44,19 +44,27 @@ def uniform_errors(
     padding = _uniform(view, geometry)
     seen, largest = padding(values.abs()), largest_moduli(values)
     mass = math.prod(geometry.window) - 1.0  # keys beside one, all as heavy
-    # (16): the quotient is stored rounded, perhaps to float32 before the layer was moved.
+    # (16): the quotient is stored rounded, to float32 perhaps before the layer was moved; a small
+    # one to a subnormal number.
     quotient = stencil.matrices.item()
-    stored = products(layer.heads, torch.float64).detach().cpu().max().item()
-    most = max(unit_roundoff(layer.dtype), unit_roundoff(torch.float32)) * abs(quotient)
+    stored = products(layer.heads, DOUBLE).detach().cpu().max().item()
+    formats = torch.float32, layer.dtype
+    once, twice = (unit_roundoff(dtype) for dtype in formats)
+    rounded = (1 + once) * (1 + twice) * abs(quotient)
+    most = (once + twice * (1 + once)) * abs(quotient) + max(map(smallest_subnormal, formats))
     relative = min(abs(stored - quotient), most) / abs(quotient)
+    if rounded > min(torch.finfo(dtype).max for dtype in formats):
+        relative = math.inf
     # (16): the reference adds the window up and divides.
-    reference = gamma(math.prod(geometry.window) + 1, torch.float64) * seen
+    added = gamma(math.prod(geometry.window) + 1, DOUBLE)
+    window_sums = (mass + 1) * (1 + added) * seen
+    reference = (added * seen).masked_fill_(window_sums > torch.finfo(DOUBLE).max, math.inf)
     sizes = keys.shape if layer.evaluation == "factored" else (keys.size,)
     rounding = head_rounding(seen, largest, mass, sizes, layer.dtype, products=applied_by(layer))
     return HeadErrors(
         deviation=torch.zeros_like(seen),
         signed=True,
-        evaluated=head_rounding(seen, largest, mass, keys.shape, torch.float64) + reference,
+        evaluated=head_rounding(seen, largest, mass, keys.shape, DOUBLE) + reference,
         rounding=rounding + relative * seen,
     )
 
@@ -66,5 +74,5 @@ def _uniform(view: View, geometry: WindowGeometry) -> SoftPadding:
     parts = Window(geometry.window).axes(geometry.dimension)
     assert parts is not None
     return SoftPadding.of(
-        parts, 1.0, view.keys, view.targets, gap=1.0, sink_height=None, dtype=torch.float64
+        parts, 1.0, view.keys, view.targets, gap=1.0, sink_height=None, dtype=DOUBLE
     )

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from constructions.encodings import ENCODINGS, IMPOSSIBLE, Encoding, EncodingLike, complete_encoding
 from constructions.evaluation import AUTO, EVALUATIONS
+from constructions.formats import accumulator
 from constructions.geometry.view import BOUNDARIES, Boundary, boundary_of
 from constructions.geometry.window import WindowGeometry
 from constructions.heads import Heads, Kind, heads_of
@@ -104,7 +105,7 @@ def expressed(
         "normaliser", normaliser, NORMALISERS, complete_normaliser, IMPOSSIBLE_NORMALISERS
     )
     evaluations = _chosen("evaluation", evaluation, WAYS)
-    _check_sharpness(sharpness)
+    _check_sharpness(sharpness, accumulator(stencil.matrices.dtype))
     around = _chosen("boundary", boundary, {"auto": None, **BOUNDARIES})
 
     encoder, around = _at_the_border(stencil, encoder, normalise, around)
@@ -231,7 +232,7 @@ def _sharpened(
     return normaliser, None  # scores of a uniform head, 0 and -inf, are the same at any sharpness
 
 
-def _check_sharpness(sharpness: float | None) -> None:
+def _check_sharpness(sharpness: float | None, scores: torch.dtype) -> None:
     if sharpness is None:
         return
     if isinstance(sharpness, bool) or not isinstance(sharpness, Real):
@@ -239,6 +240,11 @@ def _check_sharpness(sharpness: float | None) -> None:
     # Compared, not converted: an integer may be too large for a float.
     if not 0 < sharpness <= sys.float_info.max:
         raise ValueError(f"sharpness is {sharpness}; accepted: a positive, finite number or None")
+    if sharpness > (largest := torch.finfo(scores).max):
+        raise ValueError(
+            f"sharpness is {sharpness}; accepted: at most {largest:.6g}, beyond which scores "
+            f"overflow {str(scores).removeprefix('torch.')}, or None for one-hot weights"
+        )
 
 
 def _chosen(

@@ -13,12 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from constructions.evaluation.dense import concatenated
+from constructions.evaluation.fused import STEEP
 from constructions.formats import accumulator
 from constructions.geometry.lattice import Lattice, displacements
 from constructions.geometry.view import View
 from constructions.heads import Kind
 from constructions.layer.attention import MultiHeadSelfAttention
-from constructions.layer.scores import below_peaks
+from constructions.layer.scores import below_peaks, check_scale
 from constructions.matrix_units import Operation
 from constructions.normalisers import Softmax
 from constructions.tracing import is_traced
@@ -76,14 +77,16 @@ class Flex:
         # A sink is read at any place, and then replaced.
         of_keys = F.pad(of_keys, (0, int(layer.has_sink)), value=int(of_keys[0]))
         size, exact = keys.size, accumulator(dtype)
-        scale = torch.as_tensor(layer.sharpness_in(dtype) / layer.gap(keys), dtype=table.dtype)
+        gap = layer.gap(keys)
+        scale = torch.as_tensor(layer.sharpness_in(dtype) / gap, dtype=table.dtype)
+        check_scale(scale, gap, dtype)
         if layer.is_saturated(dtype):
             # Any larger one has the same weights, and with a power of two no score rounds.
-            scale = scale.log2().ceil().exp2()
+            scale = scale.clamp(max=STEEP).log2().ceil().exp2()
         table, peaks = table * scale, (peaks * scale).to(exact)
         band = _band(layer, keys, queries, table)
         table = table.to(exact)
-        low = (-(layer.sink_height or 0.0) * layer.gap(keys) * scale).to(exact)
+        low = (-(layer.sink_height or 0.0) * gap * scale).to(exact)
 
         def score(_: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
             of_key = table[head, of_keys[key] - of_queries[query]]

@@ -17,12 +17,17 @@ from constructions.formats import accumulator, unit_roundoff
 from constructions.geometry.lattice import Lattice
 from constructions.geometry.view import View
 from constructions.layer.attention import MultiHeadSelfAttention
+from constructions.layer.scores import check_scale
 from constructions.matrix_units import Operation
 from constructions.normalisers import Softmax
 from constructions.tracing import constant_of_traced_code, is_exported, is_traced
 
 DIGIT = 8
 """Bits of a digit: what the shortest format that a kernel rounds its operands to, bfloat16, has."""
+
+STEEP = 2.0**100
+"""The most that one-hot scores are multiplied by: sums that are exact, below 2^24 in float32 and
+2^53 in float64, stay finite, and any attention is one-hot far below."""
 
 
 @dataclass(frozen=True)
@@ -97,13 +102,15 @@ class Fused:
         names, features = (F.pad(t, (0, width - t.shape[-1])) for t in (names, features))
         padded = F.pad(values, (0, width - values.shape[-1], 0, int(layer.has_sink))).contiguous()
         batch, channels = len(values), values.shape[-1]
-        scale = layer.sharpness_in(dtype) / layer.gap(view.keys)
+        gap = layer.gap(view.keys)
+        scale = layer.sharpness_in(dtype) / gap
+        check_scale(scale, gap, dtype)
         if isinstance(scale, Tensor) and scale.requires_grad and torch.is_grad_enabled():
             names = names * (scale / scale.detach())  # by 1, which has a derivative
         saturated = layer.is_saturated(dtype)
         scale = float(scale.detach() if isinstance(scale, Tensor) else scale)
         if saturated:
-            scale = 4.0 ** math.ceil(math.log2(scale) / 2)
+            scale = 4.0 ** math.ceil(math.log2(min(scale, STEEP)) / 2)
         heads = layer.num_heads
         # Of no images any kernel is right; those of torch 2.11 that are fused take none.
         with contextlib.nullcontext() if saturated or not batch else _scaling_scores():

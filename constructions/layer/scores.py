@@ -8,6 +8,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -21,6 +23,7 @@ from constructions.geometry.lattice import Lattice, displacements, spread
 from constructions.geometry.padding_modes import Zeros, padded
 from constructions.geometry.view import View
 from constructions.heads import Heads
+from constructions.tracing import has_values
 
 
 @dataclass(frozen=True)
@@ -76,8 +79,13 @@ def position_scores(
         choice: of queries and heads.
 
     Returns:
-        (H, queries, keys and the sink), in the accumulator format of the image.
+        (H, queries, keys and the sink), in the accumulator format of the image; -inf, whose weight
+        is 0, where a score is below all of its numbers.
+
+    Raises:
+        ValueError: the sharpness overflows.
     """
+    check_scale(scale, gap, view.image.dtype)
     position = position_format(heads.value.device)
     by_head = rows_below_targets(
         heads.encoding,
@@ -98,6 +106,34 @@ def position_scores(
         rows = rows * scale
         scores.append(rows.to(accumulator(view.image.dtype)))
     return torch.stack(scores)
+
+
+def check_scale(scale: Tensor | float, gap: float, dtype: torch.dtype) -> None:
+    """Raise a ValueError where a sharpness overflows, or the scale that it makes.
+
+    The sharpness is a score, that of the runner-up below a target, and has to be a number of the
+    format of the scores: kernels of others, and thresholds of normalisers, take it as one. Where
+    the gap is below 1 the scale may overflow though it is, and make NaN of the score 0. Of other
+    scores none does harm: one below all numbers is -inf, whose weight is 0.
+
+    Args:
+        scale: sharpness / gap.
+        gap: of the encoding on the keys at hand.
+        dtype: of the layer.
+    """
+    if isinstance(scale, Tensor):
+        if not has_values(scale):
+            return
+        scale = float(scale.detach())
+    exact = accumulator(dtype)
+    largest = torch.finfo(exact).max
+    # Dividing by the gap may have rounded up.
+    if math.isinf(scale) or scale > largest / gap * (1 + 2**-50):
+        raise ValueError(
+            f"sharpness / gap is {scale:.6g}, of a gap of {gap:.6g} on these keys; accepted: a "
+            f"sharpness of at most {min(largest, gap * sys.float_info.max):.6g}, beyond which "
+            f"scores overflow {str(exact).removeprefix('torch.')}"
+        )
 
 
 @dataclass(frozen=True)

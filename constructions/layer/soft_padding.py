@@ -27,6 +27,7 @@ from torch import Tensor
 from constructions.encodings import Encoding
 from constructions.formats import accumulator
 from constructions.geometry.lattice import Lattice, displacements, spread
+from constructions.layer.scores import check_scale
 from constructions.tracing import is_traced
 
 BLOCK = 32
@@ -71,9 +72,13 @@ class SoftPadding:
             dtype: of the result.
             exact: in which scores are formed.
             device: of the result.
+
+        Raises:
+            ValueError: the sharpness overflows.
         """
         d = keys.dimension
         scale = sharpness / gap
+        check_scale(scale, gap, dtype)
         factors: list[Factor] = []
         logs = []
         for axis, part in enumerate(encoding):

@@ -18,6 +18,7 @@ from constructions.formats import DOUBLE
 from constructions.geometry.lattice import Lattice, displacements
 from constructions.layer.soft_padding import SoftPadding
 from constructions.lowering.bands import Scores, Squares
+from constructions.sources.stencil import plain_sum
 
 
 @dataclass(frozen=True)
@@ -191,11 +192,15 @@ def convolved(
     stride: tuple[int, ...],
     dilation: tuple[int, ...],
 ) -> Tensor:
-    """torch's convolution with (taps, G, D_in / G, D_out / G)."""
+    """torch's convolution with (taps, G, D_in / G, D_out / G), as a plain sum."""
     _, groups, _, width = kernel.shape
     weight = kernel.permute(1, 3, 2, 0).reshape(groups * width, -1, *size)
     convolution = (F.conv1d, F.conv2d, F.conv3d)[len(size) - 1]
-    return convolution(image, weight, None, stride=stride, dilation=dilation, groups=groups)
+
+    def of(images: Tensor) -> Tensor:
+        return convolution(images, weight, None, stride=stride, dilation=dilation, groups=groups)
+
+    return plain_sum(of, image)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from constructions.geometry.geometry import Geometry
 from constructions.geometry.padding_modes import PaddingMode
+from constructions.matrix_units import IMAGES_TRANSFORMED, may_transform
+from constructions.tracing import is_traced
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ def convolve(
     padding: int | tuple[int, ...] = 0,
     groups: int = 1,
 ) -> Tensor:
-    """The ordinary convolution of what stands at the targets.
+    """The ordinary convolution of what stands at the targets, as a plain sum (see `plain_sum`).
 
     Args:
         geometry: of the convolution.
@@ -130,12 +132,28 @@ def convolve(
         (N, D_out, *query shape).
     """
     convolution = (F.conv1d, F.conv2d, F.conv3d)[geometry.dimension - 1]
-    return convolution(
-        at_targets,
-        kernel,
-        bias,
-        stride=geometry.query_spacing,
-        padding=padding,
-        dilation=geometry.dilation,
-        groups=groups,
-    )
+
+    def of(images: Tensor) -> Tensor:
+        return convolution(
+            images,
+            kernel,
+            bias,
+            stride=geometry.query_spacing,
+            padding=padding,
+            dilation=geometry.dilation,
+            groups=groups,
+        )
+
+    return plain_sum(of, at_targets)
+
+
+def plain_sum(convolution: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """A convolution of images, each output a sum of products, whatever torch's flags on a CPU.
+
+    Where torch would hand so many images to NNPACK, which transforms them, they go in parts that
+    are too small for it: of sums of products the bounds speak, and those are exact on integers. No
+    flag of torch's is touched, which other threads would see too. Traced code is left to torch.
+    """
+    if is_traced() or not may_transform(len(images), images.dtype, images.device.type):
+        return convolution(images)
+    return torch.cat([convolution(part) for part in images.split(IMAGES_TRANSFORMED - 1)])

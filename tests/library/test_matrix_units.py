@@ -13,14 +13,23 @@ from typing import Any, get_args
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from constructions import assert_equivalent, attention_from_conv, certify
 from constructions.certificate import certificate
 from constructions.formats import FORMATS
-from constructions.matrix_units import PRECISION, Operation, Products, Settings, products_of
+from constructions.matrix_units import (
+    IMAGES_TRANSFORMED,
+    PRECISION,
+    Operation,
+    Products,
+    Settings,
+    may_transform,
+    products_of,
+)
 from tests.support.ledger import ROOT
-from tests.support.matrix_units import flagged
+from tests.support.matrix_units import flagged, without_onednn
 
 SINGLE, DOUBLE = torch.float32, torch.float64
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)
@@ -118,6 +127,45 @@ def test_an_operand_is_rounded_if_it_has_more_bits_than_are_kept(
     formed = Products.unit(SINGLE, PRECISION[name])
     longer = torch.finfo(stored).eps < 2.0 ** (1 - formed.precision)
     assert (formed.operand(stored) > 0) == (longer and name != "ieee")
+
+
+# Transforms ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("images", "dtype", "kind", "expected"),
+    [
+        (16, SINGLE, "cpu", True),
+        (10**6, SINGLE, "cpu", True),
+        (15, SINGLE, "cpu", False),
+        (16, DOUBLE, "cpu", False),
+        (16, torch.bfloat16, "cpu", False),
+        (16, SINGLE, "cuda", False),
+    ],
+    ids=str,
+)
+def test_without_onednn_a_cpu_may_transform_sixteen_images_of_float32(
+    images: int, dtype: torch.dtype, kind: str, expected: bool
+) -> None:
+    assert not may_transform(images, dtype, kind)
+    with without_onednn():
+        there = torch.backends.nnpack.is_available()
+        assert may_transform(images, dtype, kind) == (expected and there)
+        with torch.backends.nnpack.flags(enabled=False):
+            assert not may_transform(images, dtype, kind)
+
+
+@pytest.mark.skipif(not torch.backends.nnpack.is_available(), reason="torch without NNPACK")
+@pytest.mark.parametrize("kernel", [2, 3, 5, 8, 16])
+def test_torch_transforms_no_fewer_images_than_it_is_said_to(kernel: int) -> None:
+    generator = torch.Generator().manual_seed(kernel)
+    weight = torch.randint(-3, 4, (2, 2, kernel, kernel), generator=generator).float()
+    x = torch.randint(-3, 4, (IMAGES_TRANSFORMED, 2, 32, 32), generator=generator).float()
+    exact = F.conv2d(x.double(), weight.double())
+    with without_onednn():
+        assert torch.equal(F.conv2d(x[:-1], weight).double(), exact[:-1])
+        # Were it exact, a plain sum, this file would have nothing to guard against.
+        assert not torch.equal(F.conv2d(x, weight).double(), exact)
 
 
 # Where they are read ------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ while it is entered.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -183,6 +184,16 @@ def flagged(value: str, *flags: tuple[Any, str]) -> Iterator[None]:
     finally:
         for setting, old in zip(settings, before, strict=True):
             setting.fp32_precision = old
+
+
+@contextmanager
+def without_onednn() -> Iterator[None]:
+    """Convolutions on the CPU without oneDNN, as where torch is built without it."""
+    with warnings.catch_warnings():
+        # torch, which sets all of oneDNN's flags at once, of one that is for GPUs of Intel's.
+        warnings.filterwarnings("ignore", "TF32 acceleration on top of oneDNN")
+        with torch.backends.mkldnn.flags(enabled=False):
+            yield
 
 
 def allowed(name: str) -> AbstractContextManager[None]:

@@ -24,6 +24,7 @@ from constructions.certificate import Certificate, leak
 from constructions.formats import FORMATS
 from tests.support.helpers import filled, integers, refused
 from tests.support.ledger import ROOT
+from tests.support.matrix_units import without_onednn
 from tests.support.strategies import Case, Convolution, integer_cases
 
 Phrases = tuple[str, str, str]
@@ -419,3 +420,78 @@ def test_convolution_that_may_crash_is_not_called(monkeypatch: pytest.MonkeyPatc
     assert certificate.holds
     assert certificate.conv_error.isnan().all()
     assert torch.float16 not in formats
+
+
+# What torch's flags change ------------------------------------------------------------------------
+
+
+def transformed() -> Pair:
+    """Of integers, of which torch's own convolution is not exact without oneDNN."""
+    generator = torch.Generator().manual_seed(0)
+    conv = nn.Conv2d(1, 1, 3, padding=1, bias=False)
+    with torch.no_grad():
+        conv.weight.copy_(torch.randint(1, 4, conv.weight.shape, generator=generator))
+    x = torch.randint(-3, 4, (16, 1, 32, 32), generator=generator).float()
+    return Pair(conv, attention_from_conv(conv), x)
+
+
+@pytest.mark.skipif(not torch.backends.nnpack.is_available(), reason="torch without NNPACK")
+def test_without_onednn_the_layer_is_a_plain_sum_and_torch_s_convolution_is_not() -> None:
+    case = transformed()
+    with without_onednn():
+        certificate = certify(case.layer, case.conv, case.x)
+        assert certificate.holds
+        assert (certificate.error == 0).all()
+        assert certificate.conv_error.max() > certificate.bound.max()  # NNPACK's own
+
+
+@pytest.mark.skipif(not torch.backends.nnpack.is_available(), reason="torch without NNPACK")
+def test_bounds_that_are_summed_in_float32_are_summed_plainly_too() -> None:
+    conv = filled(nn.Conv2d(2, 3, 3, padding=1))
+    x = torch.zeros(16, 2, 24, 24)
+    x[:, :, 12, 12] = 1e6  # whose transform smears what it errs by over its tile
+    for sharpness in (None, 3.0):
+        layer = attention_from_conv(conv, sharpness=sharpness)
+        usual = certify(layer, conv, x)
+        with without_onednn():
+            found = certify(layer, conv, x)
+        assert found.holds
+        assert (found.bound >= 0).all()
+        # Two plain sums of moduli, each enlarged by what its own order can have lost.
+        assert (found.bound <= usual.bound * (1 + 2**-10) + 1e-30).all()
+
+
+@pytest.mark.skipif(not torch.backends.nnpack.is_available(), reason="torch without NNPACK")
+def test_assert_equivalent_names_what_may_have_transformed_a_module_of_others() -> None:
+    case = transformed()
+    with without_onednn():
+        assert_equivalent(case.layer, case.conv, case.x)
+        message = disagreement(case.conv, case.conv, case.x)
+        for word in ("NNPACK", "torch.backends.mkldnn.enabled", "torch.backends.nnpack.flags"):
+            assert word in message
+        with torch.backends.nnpack.flags(enabled=False):  # the way out that it names
+            assert_equivalent(case.conv, case.conv, case.x)
+    wrong = disagreement(Constant(case.conv(case.x).detach() + 1), case.conv, case.x)
+    assert "NNPACK" not in wrong
+
+
+@pytest.mark.parametrize("format", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("sharpness", [None, 2.0], ids=str)
+def test_under_autocast_nothing_is_compared_and_the_way_out_is_named(
+    format: torch.dtype, sharpness: float | None
+) -> None:
+    case = pair(sharpness)
+    comparisons: tuple[Callable[[], object], ...] = (
+        lambda: certify(case.layer, case.conv, case.x),
+        lambda: assert_equivalent(case.layer, case.conv, case.x),
+        lambda: assert_equivalent(case.conv, case.conv, case.x),
+    )
+    with torch.autocast("cpu", format):
+        for compare in comparisons[: 2 if sharpness else 3]:
+            with pytest.raises(ValueError, match=f"autocast is on for cpu.*{format}.*accepted"):
+                compare()
+            with torch.autocast("cpu", enabled=False):
+                compare()
+    low = copy.deepcopy(case.conv).to(format)
+    layer = attention_from_conv(low, sharpness=sharpness)
+    assert certify(layer, low, case.x.to(format)).holds

@@ -7,6 +7,7 @@ That the forms of a head computed at once are those of the pages is the subject 
 from __future__ import annotations
 
 import math
+import sys
 from fractions import Fraction
 
 import pytest
@@ -75,7 +76,8 @@ class Page:
 @given(
     exponent=st.integers(-400, 4),
     keys=st.integers(1, 10**5),
-    largest=st.floats(2.0**-100, 2.0**20),  # so that the bound itself does not underflow
+    # So that the bound itself does not underflow, nor a number of float16 overflow.
+    largest=st.floats(2.0**-100, 2.0**15),
     part=st.floats(0.0, 1.0),
 )
 def test_rounding_of_a_fused_head_is_that_of_the_page_rounded_up(
@@ -93,6 +95,34 @@ def test_rounding_of_a_fused_head_is_that_of_the_page_rounded_up(
         assert arb(coded.item()) >= stated
         # For one softmax the code doubles what underflow loses, and rounds up.
         assert arb(coded.item()) <= 2 * stated * ball(1 + Fraction(1, 2**40))
+
+
+@either_way
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@given(keys=st.integers(1, 10**5), exponent=st.integers(-400, 4))
+def test_a_head_is_infinite_from_where_its_sums_may_overflow(
+    dtype: torch.dtype, streamed: bool, keys: int, exponent: int
+) -> None:
+    with precision(BITS):
+        page = Page(dtype, keys, streamed=streamed)
+        highest = ball(Fraction(torch.finfo(dtype).max))
+        # (28): R and N_1 at M = R; T R in a fused kernel, and at the most without one.
+        of_keys = keys * (1 + ball(page.u)) ** (keys + 3)
+        most = of_keys * (1 + page.tau)
+        if not streamed:
+            normalised = 1 + page.first(arb(1), arb(1)) - keys * page.eta
+            most = normalised if normalised < of_keys else of_keys
+        edge = float((highest / most).mid())
+
+    def rounding(largest: float) -> float:
+        mass = double(2.0**exponent)
+        found = head_rounding(
+            double(largest), double(largest), mass, (keys,), dtype, streamed=streamed
+        )
+        return float(found)
+
+    assert math.isfinite(rounding(edge * (1 - 2.0**-30)))
+    assert math.isinf(rounding(min(edge * (1 + 2.0**-30), sys.float_info.max)))
 
 
 def test_a_sum_of_so_many_keys_may_be_off_by_more_than_itself() -> None:

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
+import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +18,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from constructions import attention_from_conv
+from constructions.formats import accumulator
 from constructions.layer.attention import MultiHeadSelfAttention
 from tests.support.helpers import Scores, enlivened, filled, integers, papers_layer, refused
 
@@ -196,3 +201,79 @@ def test_layer_without_content_takes_the_input_for_its_weights_and_ignores_it() 
     weights = layer.attention_weights((3, 4))
     assert torch.equal(layer.attention_weights((3, 4), x=image()), weights)
     assert torch.equal(layer.attention_weights((3, 4), x=image()[0]), weights)
+
+
+# Sharpness at the edge ----------------------------------------------------------------------------
+
+SINGLE, DOUBLE = torch.float32, torch.float64
+
+
+def steep(dtype: torch.dtype, mode: str, **options: Any) -> tuple[nn.Conv2d, Tensor, Any]:
+    """A convolution of integers, its input, and the layer with the given options."""
+    conv = filled(nn.Conv2d(2, 3, 3, padding=1, padding_mode=mode, dtype=dtype))
+    assert isinstance(conv, nn.Conv2d)
+    return conv, integers(2, 2, 5, 6, dtype=dtype), attention_from_conv(conv, **options)
+
+
+@pytest.mark.parametrize("evaluation", ["dense", "factored", "fused"])
+@pytest.mark.parametrize("mode", ["zeros", "replicate", "reflect"])
+@pytest.mark.parametrize("dtype", [torch.float16, SINGLE, DOUBLE], ids=str)
+def test_the_largest_sharpness_selects_as_any_one_hot_one(
+    dtype: torch.dtype, mode: str, evaluation: str
+) -> None:
+    largest = torch.finfo(accumulator(dtype)).max
+    for part in (1.0, 0.5, 2.0**-27, 2.0**-29, 2.0**-60):
+        conv, x, layer = steep(
+            dtype, mode, sharpness=largest * part, evaluation=evaluation, boundary="padded"
+        )
+        assert torch.equal(layer(x), attention_from_conv(conv, evaluation="dense")(x))
+
+
+@pytest.mark.parametrize("name", ["relu", "sigmoid", "sparsemax", "entmax15", "top1"])
+@pytest.mark.parametrize("dtype", [SINGLE, DOUBLE], ids=str)
+def test_every_normaliser_takes_the_largest_sharpness(dtype: torch.dtype, name: str) -> None:
+    conv, x, layer = steep(
+        dtype, "zeros", sharpness=torch.finfo(dtype).max, normaliser=name, evaluation="dense"
+    )
+    assert torch.equal(layer(x), attention_from_conv(conv)(x))
+
+
+@pytest.mark.parametrize(
+    "sharpness", [math.nextafter(torch.finfo(SINGLE).max, math.inf), 1e39, 1.7e308, 10**40]
+)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, SINGLE], ids=str)
+def test_a_sharpness_beyond_the_format_of_the_scores_is_refused(
+    dtype: torch.dtype, sharpness: float
+) -> None:
+    for options in ({}, {"evaluation": "fused"}, {"normaliser": "relu"}, {"evaluation": "dense"}):
+        with pytest.raises(ValueError, match=r"accepted: at most 3\.40282e") as error:
+            steep(dtype, "circular", sharpness=sharpness, **options)
+        assert str(sharpness) in str(error.value)
+    if 1e39 <= sharpness < 1e308:  # what rounds to the largest number does no harm
+        _, x, layer = steep(DOUBLE, "zeros", sharpness=sharpness, evaluation="dense")
+        assert layer(x).isfinite().all()
+        with pytest.raises(ValueError, match=r"sharpness of at most 3\.40282e"):
+            layer.to(dtype)(x.to(dtype))
+
+
+@pytest.mark.parametrize("evaluation", ["dense", "factored"])
+def test_a_scale_that_a_small_gap_makes_overflow_is_refused_where_the_keys_are_known(
+    evaluation: str,
+) -> None:
+    largest = sys.float_info.max
+    conv, x, layer = steep(
+        DOUBLE, "circular", sharpness=1.7e308, boundary="natural", evaluation="dense"
+    )
+    gap = layer.gap(layer.view(x).keys)
+    assert gap < 1
+    accepted = re.escape(f"at most {gap * largest:.6g}")
+    with pytest.raises(ValueError, match=f"gap of 0.5 .*{accepted}"):
+        layer(x)
+    _, x, at_most = steep(
+        DOUBLE,
+        "circular",
+        sharpness=math.nextafter(gap * largest, 0),
+        boundary="natural",
+        evaluation=evaluation,
+    )
+    assert torch.equal(at_most(x), attention_from_conv(conv)(x))

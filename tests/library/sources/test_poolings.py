@@ -42,7 +42,10 @@ def poolings(draw: st.DrawFn) -> tuple[AnyPooling, Tensor]:
         "count_include_pad": draw(st.booleans()),
     }
     if rank > 1:
-        options["divisor_override"] = draw(st.sampled_from([None, 1, 7, -3, 64]))
+        options["divisor_override"] = draw(
+            # The last two are divisors whose quotient is subnormal in float16, or 0 in it.
+            st.sampled_from([None, 1, 7, -3, 64, 100003, 10**9])
+        )
     kind: Any = POOLINGS[rank - 1]
     pool = kind(
         tuple(window), draw(st.sampled_from([None, tuple(stride)])), tuple(padding), **options
@@ -120,6 +123,28 @@ def test_a_uniform_head_pools_within_its_certificate(
     assert (error <= bound).all()
     ratio = np.divide(error, bound, out=np.zeros_like(error), where=bound > 0)
     record(ratio=float(ratio.max(initial=0.0)), device=device, dtype=dtype)
+
+
+@pytest.mark.parametrize("divisor", [16385, 100003, -100003, 2**24 + 1, 2**25, 10**9])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_a_quotient_that_is_subnormal_is_within_the_certificate(
+    dtype: torch.dtype, divisor: int
+) -> None:
+    pool = nn.AvgPool2d((1, 1), padding=(0, 0), divisor_override=divisor)
+    x = torch.tensor([32.0, 0.0, -3.0, 65504.0]).reshape(1, 1, 2, 2).to(dtype)
+    certificate = certify(attention_from_conv(pool).to(dtype), pool, x)
+    assert certificate.holds
+    error = error_of(attention_from_conv(pool).to(dtype)(x), pool, x)
+    assert (error <= certificate.bound.numpy()).all()
+
+
+def test_a_quotient_that_overflows_is_not_certified() -> None:
+    pool, x = nn.AvgPool1d(1), torch.ones(1, 1, 4).half()
+    assert certify(attention_from_conv(pool).half(), pool, x).bound.isfinite().all()
+    wide = nn.AvgPool2d(257, divisor_override=1)  # 66049 is beyond float16
+    zeros, ones = torch.zeros(1, 1, 257, 257).half(), torch.ones(1, 1, 257, 257).half()
+    for image in (zeros, ones):
+        assert certify(attention_from_conv(wide).half(), wide, image).bound.isinf().all()
 
 
 @given(drawn=poolings())

@@ -6,15 +6,19 @@ import itertools
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
+from constructions import attention_from_conv, certify
 from constructions.geometry.padding_modes import PADDING_MODES, padded
 from constructions.sources import stencil_of
 from constructions.sources.convolutions import geometry_of
+from constructions.sources.stencil import plain_sum
+from tests.support.matrix_units import without_onednn
 from tests.support.oracle import convolve_module, numbers
 from tests.support.strategies import Case, Convolution, integer_cases
 
@@ -167,3 +171,47 @@ def test_output_size_chooses_among_the_outputs_of_one_stride() -> None:
             continue
         with pytest.raises(ValueError, match="output_size"):
             geometry.with_output_size((3, 3), size)
+
+
+# Plain sums ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("images", [0, 1, 15, 16, 30, 31])
+def test_a_convolution_is_asked_for_fewer_images_than_torch_transforms(images: int) -> None:
+    asked: list[int] = []
+
+    def convolution(part: Tensor) -> Tensor:
+        asked.append(len(part))
+        return part * 2
+
+    x = torch.arange(float(images)).reshape(-1, 1)
+    assert torch.equal(plain_sum(convolution, x), x * 2)
+    assert asked == [images]  # with oneDNN all at once
+    asked.clear()
+    with without_onednn():
+        assert torch.equal(plain_sum(convolution, x), x * 2)
+    assert sum(asked) == images
+    if torch.backends.nnpack.is_available():
+        assert max(asked) < 16
+
+
+@pytest.mark.parametrize("sharpness", [None, 40.0], ids=["saturated", "sharpness 40"])
+@given(case=integer_cases(torch.float32), images=st.integers(16, 40))
+def test_integers_are_convolved_exactly_without_onednn(
+    case: Case, images: int, sharpness: float | None
+) -> None:
+    batched = case.x.dim() == case.conv.weight.dim()
+    one = (case.x if batched else case.x.unsqueeze(0))[:1]
+    x = torch.cat([one.roll(n, -1) for n in range(images)]) if len(one) else one
+    layer = attention_from_conv(case.conv, sharpness=sharpness)
+    if sharpness is None:
+        with without_onednn():
+            found = layer(x) if case.output_size is None else layer(x, case.output_size)
+        exact = convolve_module(case.conv, x, case.output_size)
+        assert np.array_equal(numbers(found), exact.nearest())  # integers, which round not
+    else:
+        certificate = certify(layer, case.conv, x, output_size=case.output_size)
+        with without_onednn():
+            bare = certify(layer, case.conv, x, output_size=case.output_size)
+        assert certificate.holds
+        assert bare.holds
