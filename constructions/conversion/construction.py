@@ -10,6 +10,8 @@ from numbers import Real
 from types import MappingProxyType
 from typing import Any, TypeVar
 
+import torch
+
 from constructions.encodings import ENCODINGS, IMPOSSIBLE, Encoding, EncodingLike, complete_encoding
 from constructions.evaluation import AUTO, EVALUATIONS
 from constructions.formats import accumulator
@@ -151,7 +153,7 @@ def check_options(**options: Any) -> None:
         IMPOSSIBLE_NORMALISERS,
     )
     _chosen("evaluation", given.get("evaluation", "auto"), WAYS)
-    _check_sharpness(given.get("sharpness"))
+    _check_sharpness(given.get("sharpness"), torch.float64)  # of any format
     _chosen("boundary", given.get("boundary", "auto"), {"auto": None, **BOUNDARIES})
 
 

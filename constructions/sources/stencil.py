@@ -156,4 +156,4 @@ def plain_sum(convolution: Callable[[Tensor], Tensor], images: Tensor) -> Tensor
     """
     if is_traced() or not may_transform(len(images), images.dtype, images.device.type):
         return convolution(images)
-    return torch.cat([convolution(part) for part in images.split(IMAGES_TRANSFORMED - 1)])
+    return torch.cat([convolution(part) for part in torch.split(images, IMAGES_TRANSFORMED - 1)])
