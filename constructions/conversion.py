@@ -122,6 +122,7 @@ def expressed(
         evaluations=evaluations,
         sharpness=sharpness,
         bias=stencil.bias,
+        native=stencil.native,
     )
     _ = layer.evaluation  # raises where an explicit one does not apply
     return layer
@@ -191,13 +192,19 @@ def _share_matrices(
     first_name: str,
     name: str,
 ) -> None:
+    names = [n for n in ("weight", "value", "output") if n in first._parameters]
     same_order = first.geometry.transposed == second.geometry.transposed
-    if not same_order or first.value.shape != second.value.shape:
+    if not same_order or any(
+        getattr(first, n).shape != getattr(second, n).shape
+        for n in names
+        if n in second._parameters
+    ):
         raise TypeError(
             f"{name}: shares its weight with {first_name}, a convolution of another kind; "
             "accepted: a weight of its own, or one shared by convolutions of one kind and groups"
         )
-    second.value, second.output = first.value, first.output
+    for name in names:
+        setattr(second, name, getattr(first, name))
 
 
 def _trained_as(source: AnySource, layer: MultiHeadSelfAttention) -> MultiHeadSelfAttention:
@@ -258,7 +265,7 @@ def _sharpened(
     if heads.kind is Kind.SELECTING:
         if sharpness is not None:
             return normaliser.at(float(sharpness)), sharpness
-        if not math.isfinite(normaliser.one_hot_gap(heads.value.dtype)):
+        if not math.isfinite(normaliser.one_hot_gap(heads.dtype)):
             raise ValueError(
                 f"sharpness is None; accepted: a positive number, since {normaliser} is never "
                 "one-hot"

@@ -30,7 +30,11 @@ def window_means(view: View, geometry: WindowGeometry) -> Tensor:
 
 
 def uniform_errors(
-    stencil: Stencil, view: View, geometry: WindowGeometry, layer: MultiHeadSelfAttention
+    stencil: Stencil,
+    view: View,
+    geometry: WindowGeometry,
+    layer: MultiHeadSelfAttention,
+    dtype: torch.dtype,
 ) -> HeadErrors:
     """What the head does to this input; of the layer its dtype, evaluation and stored quotient.
 
@@ -39,6 +43,7 @@ def uniform_errors(
         view: the input.
         geometry: of the pooling.
         layer: an attention layer.
+        dtype: of the input, which the layer takes as it is.
     """
     keys, values = view.keys, view.values
     padding = _uniform(view, geometry)
@@ -47,12 +52,12 @@ def uniform_errors(
     # (16): the quotient is stored rounded, perhaps to float32 before the layer was moved.
     quotient = stencil.matrices.item()
     stored = products(layer.heads, torch.float64).detach().cpu().max().item()
-    most = max(unit_roundoff(layer.dtype), unit_roundoff(torch.float32)) * abs(quotient)
+    most = max(unit_roundoff(dtype), unit_roundoff(torch.float32)) * abs(quotient)
     relative = min(abs(stored - quotient), most) / abs(quotient)
     # (16): the reference adds the window up and divides.
     reference = gamma(math.prod(geometry.window) + 1, torch.float64) * seen
     sizes = keys.shape if layer.evaluation == "factored" else (keys.size,)
-    rounding = head_rounding(seen, largest, mass, sizes, layer.dtype, products=applied_by(layer))
+    rounding = head_rounding(seen, largest, mass, sizes, dtype, products=applied_by(layer, dtype))
     return HeadErrors(
         deviation=torch.zeros_like(seen),
         signed=True,

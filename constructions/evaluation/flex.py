@@ -17,7 +17,7 @@ from constructions.formats import accumulator
 from constructions.geometry.lattice import Lattice, displacements
 from constructions.geometry.view import View
 from constructions.heads import Kind
-from constructions.layer.attention import MultiHeadSelfAttention
+from constructions.layer.attention import MultiHeadSelfAttention, OutputSize
 from constructions.layer.scores import below_peaks
 from constructions.matrix_units import Operation
 from constructions.normalisers import Softmax
@@ -65,6 +65,12 @@ class Flex:
         trained = view.image.requires_grad or any(p.requires_grad for p in layer.parameters())
         if torch.is_grad_enabled() and trained:
             return "FlexAttention has no backward pass on the CPU, and torch.no_grad() is not set"
+        return None
+
+    def straight(
+        self, layer: MultiHeadSelfAttention, x: Tensor, output_size: OutputSize
+    ) -> Tensor | None:
+        """Nothing: keys and queries stand on a view."""
         return None
 
     def __call__(self, layer: MultiHeadSelfAttention, view: View) -> Tensor:

@@ -20,7 +20,7 @@ def mixing(stencil: Stencil, encoding: Mixing) -> Heads:
         TypeError: the encoding returns something else than features and names.
         ValueError: the encoding has no heads for so many taps, or returns other shapes.
     """
-    matrices, offsets = stencil.matrices, stencil.geometry.offsets().to(torch.float64)
+    matrices, offsets = stencil.matrices, stencil.geometry.offsets("cpu").to(torch.float64)
     where = "meta" if matrices.is_meta else "cpu"
     coefficients = encoding.coefficients(offsets).to(where)
     wide = torch.einsum("ht,tgio->hgio", coefficients, matrices.to(where, torch.float64))

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.fx import Proxy
 
 from constructions.formats import accumulator, position_format
 from constructions.geometry.geometry import Geometry
@@ -26,6 +28,7 @@ from constructions.geometry.view import Boundary, View
 from constructions.heads import Heads
 from constructions.layer import structure
 from constructions.layer.inputs import (
+    called_by_tracer,
     check_image,
     check_weights_fit,
     choice_of,
@@ -37,6 +40,7 @@ from constructions.layer.scores import ALL, Choice, ContentTerms, position_score
 from constructions.layer.soft_padding import SoftPadding
 from constructions.matrix_units import Operation
 from constructions.normalisers import Normaliser
+from constructions.sources.native import NativeConvolution, NativePooling
 from constructions.tracing import constant_of_traced_code, has_values, is_traced
 
 OutputSize = Sequence[int] | None
@@ -59,6 +63,11 @@ class Evaluation(Protocol):
 
     def limit(self, layer: MultiHeadSelfAttention, view: View) -> str | None:
         """Why this way does not apply to an input, if it applies to the layer, or None."""
+
+    def straight(
+        self, layer: MultiHeadSelfAttention, x: Tensor, output_size: OutputSize
+    ) -> Tensor | None:
+        """The output straight from the input, where this way applies and needs no view; or None."""
 
     def __call__(self, layer: MultiHeadSelfAttention, view: View) -> Tensor:
         """The output, (N, D_out, *queries.shape), of the image's dtype."""
@@ -87,6 +96,9 @@ class MultiHeadSelfAttention(HeadParameters):
         sharpness: the gap in score between a head's shift and any other; None for the gap from
             which the weights are one-hot in the layer's dtype.
         bias: b_out, (D_out,), or None.
+        native: the convolution or pooling that the heads express: the layer answers to its names,
+            `kernel_size`, `stride` and the others of torch, and a head for each of its taps makes
+            its kernel the layer's parameter.
     """
 
     def __init__(
@@ -100,14 +112,19 @@ class MultiHeadSelfAttention(HeadParameters):
         evaluations: Sequence[Evaluation],
         sharpness: float | None = None,
         bias: Tensor | None = None,
+        native: NativeConvolution | NativePooling | None = None,
     ) -> None:
-        super().__init__(heads, sharpness, bias)
+        super().__init__(heads, sharpness, bias, native)
         self.geometry = geometry
         self.border = border
         self.boundary_rule = boundary
         self.normaliser = normaliser
         self._evaluations = tuple(evaluations)
-        self._shared = True
+        self._looked: tuple[object, ...] | None = None
+        self._shared = self._in_order = True
+        self.shares_structure()
+        for option in () if native is None else fields(native):
+            setattr(self, option.name, getattr(native, option.name))
 
     @property
     def sharpness(self) -> float:
@@ -170,11 +187,11 @@ class MultiHeadSelfAttention(HeadParameters):
         part = min(height, 1 - height)  # of the gap, that is left on either side of the sink
         return gap / part if part > 0 else math.inf
 
-    def forward(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+    def forward(self, input: Tensor, output_size: OutputSize = None) -> Tensor:
         """Apply the layer.
 
         Args:
-            x: (N, D_in, *spatial) or (D_in, *spatial).
+            input: (N, D_in, *spatial) or (D_in, *spatial).
             output_size: of a transposed convolution, as torch takes it.
 
         Returns:
@@ -186,22 +203,32 @@ class MultiHeadSelfAttention(HeadParameters):
             ValueError: wrong rank, channels, dtype or device, an empty grid, a border or an output
                 size that the image does not allow.
         """
-        check_image(x, self.value, self.in_channels, self.geometry.dimension)
+        if isinstance(input, Proxy):  # traced by torch.fx, as a leaf
+            return called_by_tracer(self, input, output_size)
+        self._check(input)
+        if is_autocast(input.device.type):
+            own = input.dtype if self.in_channels is None else self.dtype
+            with without_autocast(own, input.device.type) as wanted:
+                return self._evaluated(input.to(wanted), output_size)
+        return self._evaluated(input, output_size)
+
+    def _evaluated(self, x: Tensor, output_size: OutputSize) -> Tensor:
+        y = self._evaluations[0].straight(self, x, output_size)
+        if y is not None:
+            return y
         batched = x.dim() == self.geometry.dimension + 2
         image = x if batched else x.unsqueeze(0)
-        if is_autocast(x.device.type):
-            with without_autocast(self.dtype, x.device.type) as wanted:
-                y = self._evaluated(image.to(wanted), output_size)
-        else:
-            y = self._evaluated(image, output_size)
-        return y if batched else y.squeeze(0)
-
-    def _evaluated(self, image: Tensor, output_size: Sequence[int] | None) -> Tensor:
         view = self.view(image, output_size)
         y = self._chosen_evaluation(view)(self, view)
-        return y.reshape(*image.shape[:2], *y.shape[2:]) if self.in_channels is None else y
+        if self.in_channels is None:
+            y = y.reshape(*image.shape[:2], *y.shape[2:])
+        return y if batched else y.squeeze(0)
 
-    def view(self, image: Tensor, output_size: Sequence[int] | None = None) -> View:
+    def _check(self, x: Tensor) -> None:
+        own = None if self.in_channels is None else self.numbers
+        check_image(x, own, self.in_channels, self.geometry.dimension)
+
+    def view(self, image: Tensor, output_size: OutputSize = None) -> View:
         """The lattices that the layer sees an image on, and what stands on them.
 
         Args:
@@ -211,7 +238,7 @@ class MultiHeadSelfAttention(HeadParameters):
         Raises:
             ValueError: no output is left, or the border does not reach as far.
         """
-        geometry = self._geometry(tuple(image.shape[2:]), output_size)
+        geometry = self.sized(tuple(image.shape[2:]), output_size)
         if self.in_channels is None:
             image = image.flatten(0, 1).unsqueeze(1)
         return View.of(image, geometry, self.border, self.boundary_rule)
@@ -220,7 +247,7 @@ class MultiHeadSelfAttention(HeadParameters):
         self,
         spatial_shape: Sequence[int],
         x: Tensor | None = None,
-        output_size: Sequence[int] | None = None,
+        output_size: OutputSize = None,
         *,
         queries: Sequence[int] | None = None,
         heads: Sequence[int] | None = None,
@@ -246,7 +273,7 @@ class MultiHeadSelfAttention(HeadParameters):
                 head that there is not; or more weights than the machine has memory for.
         """
         shape = tuple(int(n) for n in spatial_shape)
-        self._geometry(shape, output_size)
+        self.sized(shape, output_size)
         live = self.has_live_content()
         if x is None:
             if live:
@@ -254,19 +281,19 @@ class MultiHeadSelfAttention(HeadParameters):
                     "x is None; accepted: the input, since the layer's content terms are live and "
                     "its weights depend on it"
                 )
-            image = self.value.new_zeros(1, self.in_channels or 1, *shape)
+            image = self.numbers.new_zeros(1, self.in_channels or 1, *shape).to(self.dtype)
         else:
-            check_image(x, self.value, self.in_channels, self.geometry.dimension)
+            self._check(x)
             image = x if x.dim() == self.geometry.dimension + 2 else x.unsqueeze(0)
             if (given := tuple(image.shape[2:])) != shape:
                 raise ValueError(f"x has spatial shape {given}; accepted: spatial_shape, {shape}")
         with without_autocast(self.dtype, image.device.type):
             view = self.view(image.to(self.dtype), output_size)
             counts = view.queries.size, self.num_heads
-            choice = choice_of(queries, heads, *counts, self.value.device)
+            choice = choice_of(queries, heads, *counts, self.numbers.device)
             rows = choice.rows(*counts) * (len(image) if live else 1)
             keys = view.keys.size + self.has_sink
-            check_weights_fit(rows * keys, self.dtype, self.value.device)
+            check_weights_fit(rows * keys, self.dtype, self.numbers.device)
             return self.weights(view, choice)
 
     def weights(self, view: View, choice: Choice = ALL) -> Tensor:
@@ -282,7 +309,11 @@ class MultiHeadSelfAttention(HeadParameters):
             choice=choice,
         )
         if self.has_live_content():
-            terms = ContentTerms(self.query, self.key, self.content_bias)
+            query, key, bias = self.query, self.key, self.content_bias
+            assert query is not None
+            assert key is not None
+            assert bias is not None
+            terms = ContentTerms(query, key, bias)
             content = terms.scores(heads, view, accumulator(self.dtype), choice)
             scores = scores + (F.pad(content, (0, 1)) if self.has_sink else content)
         return self.normaliser(scores).to(dtype)
@@ -302,19 +333,37 @@ class MultiHeadSelfAttention(HeadParameters):
             gap=self.gap(view.keys),
             sink_height=self.sink_height,
             dtype=view.image.dtype,
-            exact=position_format(self.value.device),
-            device=self.value.device,
+            exact=position_format(view.image.device),
+            device=view.image.device,
         )
 
     def shares_structure(self) -> bool:
         """Whether the heads differ in shift and matrices alone, their shifts on the kernel's grid.
 
-        Traced code takes the answer of the last call that was not traced.
+        Looked at once for each version of the parameters, which an edit through `.data` does not
+        change. Traced code takes the answer of the last call that was not traced.
         """
-        if has_values(self.value):
+        self._look()
+        return self._shared
+
+    def is_in_order(self) -> bool:
+        """Whether they do share it, and head h attends to tap h, as the construction has it."""
+        self._look()
+        return self._in_order
+
+    def _look(self) -> None:
+        if is_traced():
+            return
+        seen = self.structural()
+        version = structure.version_of(seen)
+        if version is None or version != self._looked:
+            if not has_values(*seen):
+                return
             shared = structure.are_shared(self.heads, self.geometry)
             self._shared = shared and not self.has_live_content()
-        return self._shared
+            in_order = structure.are_in_order(self.positional_shift, self.geometry)
+            self._in_order = self._shared and in_order
+            self._looked = version
 
     def gap(self, keys: Lattice) -> float:
         """The gap of the heads' shifts on a lattice of keys, in units of the encoding.
@@ -332,16 +381,26 @@ class MultiHeadSelfAttention(HeadParameters):
 
     def extra_repr(self) -> str:
         """Describe the layer as torch's own modules do."""
-        own = "saturated" if self.positional_sharpness is None else f"{self.sharpness:g}"
-        sharpness = own if self.kind.takes_sharpness else "none"
+        own: Tensor | None = self.positional_sharpness
+        sharpness = "saturated" if own is None else f"{own.item():g}" if has_values(own) else "?"
+        sharpness = sharpness if self.kind.takes_sharpness else "none"
+        try:
+            evaluation = self.evaluation
+        except ValueError:
+            evaluation = f"{self._evaluations[-1].name} (does not apply)"
         return (
             f"{self.in_channels}, {self.out_channels}, num_heads={self.num_heads}, "
             f"groups={self.groups}, encoding={self.encoding}, normaliser={self.normaliser}, "
             f"sharpness={sharpness}, padding_mode={self.border.name}, boundary={self.boundary}, "
-            f"evaluation={self.evaluation}"
+            f"evaluation={evaluation}"
         )
 
-    def _geometry(self, spatial_shape: tuple[int, ...], output_size: OutputSize) -> Geometry:
+    def sized(self, spatial_shape: tuple[int, ...], output_size: OutputSize = None) -> Geometry:
+        """The geometry for an image and the output size that is asked for.
+
+        Raises:
+            ValueError: other numbers of axes, or no such output.
+        """
         if len(spatial_shape) != self.geometry.dimension:
             raise ValueError(
                 f"spatial_shape is {spatial_shape}; accepted: {self.geometry.dimension} sizes"

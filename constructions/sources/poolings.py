@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 from torch import nn
@@ -17,6 +18,7 @@ from torch import nn
 from constructions.geometry.padding_modes import PADDING_MODES
 from constructions.geometry.window import WindowGeometry
 from constructions.sources.convolutions import HOOKS, check_sizes
+from constructions.sources.native import NativePooling
 from constructions.sources.stencil import Stencil
 
 AnyPooling = nn.AvgPool1d | nn.AvgPool2d | nn.AvgPool3d
@@ -46,7 +48,9 @@ def stencil_of_pooling(pool: AnyPooling, dtype: torch.dtype) -> Stencil:
         )
     d = POOLINGS.index(kind) + 1
     window = _per_axis(pool.kernel_size, d)
-    stride = window if pool.stride is None else _per_axis(pool.stride, d)
+    # torch takes an empty tuple for no stride of its own.
+    given: object = pool.stride
+    stride = window if given is None or given == () else _per_axis(pool.stride, d)
     padding = _per_axis(pool.padding, d)
     check_sizes("kernel_size", window, 1)
     check_sizes("stride", stride, 1)
@@ -77,9 +81,18 @@ def stencil_of_pooling(pool: AnyPooling, dtype: torch.dtype) -> Stencil:
     )
     scale = 1.0 if divisor is None else math.prod(window) / divisor
     matrix = torch.full((1, 1, 1, 1), scale, dtype=dtype)
-    return Stencil(geometry, PADDING_MODES["zeros"], matrix, None)
+    native = NativePooling(
+        kernel_size=window,
+        stride=stride,
+        padding=padding,
+        ceil_mode=pool.ceil_mode,
+        count_include_pad=pool.count_include_pad,
+        divisor_override=divisor,
+    )
+    return Stencil(geometry, PADDING_MODES["zeros"], matrix, None, native)
 
 
 def _per_axis(option: int | Sequence[int], dimension: int) -> tuple[int, ...]:
-    sizes = (option,) * dimension if isinstance(option, int) else tuple(option)
+    given = option if isinstance(option, Sequence) else (option,)
+    sizes = tuple(int(n) if isinstance(n, Integral) else n for n in given)
     return sizes * dimension if len(sizes) == 1 else sizes

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from constructions.geometry.geometry import Geometry
 from constructions.geometry.padding_modes import PaddingMode
+from constructions.sources.native import NativeConvolution, NativePooling
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,14 @@ class Stencil:
         matrices: (taps, groups, D_in / groups, D_out / groups), the W_δ as diagonal blocks, in the
             order of `geometry.offsets()`.
         bias: (D_out,) or None.
+        native: what it was read from, by torch's names; None for a stencil of one's own.
     """
 
     geometry: Geometry
     border: PaddingMode
     matrices: Tensor
     bias: Tensor | None
+    native: NativeConvolution | NativePooling | None = None
 
     @property
     def offsets(self) -> Tensor:
