@@ -36,7 +36,7 @@ from tests.support.dictionary import (
     shown_by_torch,
     spatial_size,
 )
-from tests.support.helpers import integers
+from tests.support.helpers import edit_matrices, integers
 from tests.support.layout import ANCHOR, page_of
 from tests.support.ledger import ROOT, record
 from tests.support.oracle import exactly, numbers
@@ -579,7 +579,7 @@ def odd_pixel_of_same_before_the_first(rank: int) -> tuple[Convolution, nn.Modul
 def transposed_without_negation(rank: int) -> tuple[Convolution, nn.Module]:
     conv = conv_of(rank, transposed=True)
     layer = attention_from_conv(conv)
-    layer.positional_shift.data = layer.positional_shift.data.flip(0)
+    layer.positional_shift = layer.positional_shift.flip(0)
     return conv, layer
 
 
@@ -638,10 +638,11 @@ def test_only_the_transpose_is_adjoint(rank: int) -> None:
     there, here = products_of(pair, forward, back)
     assert there == here
     not_negated = attention_from_conv(pair.back.conv)
-    not_negated.positional_shift.data = not_negated.positional_shift.data.flip(0)
+    not_negated.positional_shift = not_negated.positional_shift.flip(0)
     not_transposed = attention_from_conv(pair.back.conv)
-    for parameter in (not_transposed.value, not_transposed.output):
-        parameter.data = parameter.data.transpose(1, 2).reshape(parameter.shape)
+    edit_matrices(
+        not_transposed, lambda matrices: matrices.copy_(matrices.mT.reshape(matrices.shape))
+    )
     for wrong in (not_negated, not_transposed):
         there, here = products_of(pair, forward, wrong)
         assert there != here

@@ -115,7 +115,7 @@ def set_once(conv: Convolution, name: str, value: float) -> Convolution:
 
 
 def live(layer: Any) -> Any:
-    trained = copy.deepcopy(layer)
+    trained = copy.deepcopy(layer).unfreeze("content")
     with torch.no_grad():
         trained.query.fill_(1.0)
     return trained
@@ -298,8 +298,7 @@ def swapped(conv: nn.Conv2d) -> nn.Module:
 def zero_head(conv: nn.Conv2d) -> nn.Module:
     wrong = attention_from_conv(conv)
     with torch.no_grad():
-        wrong.output[..., 4].zero_()
-        wrong.value[..., 4].zero_()
+        wrong.weight.flatten(2)[..., 4].zero_()
     return wrong
 
 

@@ -163,10 +163,10 @@ def test_heads_out_of_order_or_sent_to_one_tap_make_a_kernel_of_their_own() -> N
     conv = filled(nn.Conv2d(3, 2, 2))
     layer = attention_from_conv(conv)
     taps = conv.weight.detach().flatten(2)
-    layer.positional_shift.data[[0, 3]] = layer.positional_shift.data[[3, 0]]
+    layer.positional_shift[[0, 3]] = layer.positional_shift[[3, 0]]
     with torch.no_grad():
         assert torch.equal(kernel_of(layer, torch.float32).flatten(2), taps[..., [3, 1, 2, 0]])
-        layer.positional_shift.data[:] = layer.positional_shift.data[:1].clone()
+        layer.positional_shift[:] = layer.positional_shift[:1].clone()
         kernel = kernel_of(layer, torch.float32).flatten(2)
         assert torch.equal(kernel[..., 3], taps.sum(-1))
         assert not kernel[..., :3].any()
@@ -192,7 +192,7 @@ def test_head_moved_off_the_kernel_is_not_factored(name: str, by: str) -> None:
             "between two": (near, dilation / 2),
         }[by]
         for moved in (layer, explicit, definition):
-            moved.positional_shift.data[head, axis] += step
+            moved.positional_shift[head, axis] += step
         assert not layer.shares_structure(), (axis, size)
         assert layer.evaluation != "factored"
         with torch.no_grad():
