@@ -9,7 +9,8 @@ from torch import Tensor
 from constructions.formats import accumulator
 from constructions.geometry.view import View
 from constructions.heads import Heads
-from constructions.layer.attention import MultiHeadSelfAttention, OutputSize
+from constructions.layer.attention import MultiHeadSelfAttention
+from constructions.layer.state import OutputSize
 from constructions.layer.structure import applied
 from constructions.matrix_units import Operation
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from constructions.formats import accumulator
-from constructions.geometry.view import View, check_view
+from constructions.geometry.view import View
 from constructions.heads import Kind
-from constructions.layer.attention import MultiHeadSelfAttention, OutputSize
+from constructions.layer.attention import MultiHeadSelfAttention
+from constructions.layer.state import OutputSize
 from constructions.layer.structure import kernel
 from constructions.matrix_units import Operation
 from constructions.normalisers import Softmax
@@ -69,16 +70,15 @@ class Factored:
             isinstance(native, NativeConvolution)
             and layer.stores_kernel
             and layer.encoding.everywhere
-            and layer.is_saturated(x.dtype)
             and layer.is_in_order()
+            and layer.is_saturated(x.dtype)
         ):
             return None
         extra = None
         if not is_traced():
-            shape = tuple(x.shape[-layer.geometry.dimension :])
-            geometry = layer.sized(shape, output_size)
-            check_view(geometry, layer.border.name, shape)
-            extra = geometry.output_padding
+            extra = layer.output_padding_for(
+                tuple(x.shape[-layer.geometry.dimension :]), output_size
+            )
         elif output_size is not None:
             return None
         weight, bias, exact = layer.weight, layer.bias, accumulator(x.dtype)

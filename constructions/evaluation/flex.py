@@ -17,8 +17,9 @@ from constructions.formats import accumulator
 from constructions.geometry.lattice import Lattice, displacements
 from constructions.geometry.view import View
 from constructions.heads import Kind
-from constructions.layer.attention import MultiHeadSelfAttention, OutputSize
+from constructions.layer.attention import MultiHeadSelfAttention
 from constructions.layer.scores import below_peaks
+from constructions.layer.state import OutputSize
 from constructions.matrix_units import Operation
 from constructions.normalisers import Softmax
 from constructions.tracing import is_traced

@@ -16,7 +16,8 @@ from constructions.evaluation.dense import concatenated
 from constructions.formats import accumulator, unit_roundoff
 from constructions.geometry.lattice import Lattice
 from constructions.geometry.view import View
-from constructions.layer.attention import MultiHeadSelfAttention, OutputSize
+from constructions.layer.attention import MultiHeadSelfAttention
+from constructions.layer.state import OutputSize
 from constructions.matrix_units import Operation
 from constructions.normalisers import Softmax
 from constructions.tracing import constant_of_traced_code, is_exported, is_traced

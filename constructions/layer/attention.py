@@ -10,23 +10,18 @@ the border and the evaluation are objects that it is given.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import fields
 from typing import Protocol
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.fx import Proxy
 
 from constructions.formats import accumulator, position_format
 from constructions.geometry.geometry import Geometry
-from constructions.geometry.lattice import Lattice
 from constructions.geometry.padding_modes import PaddingMode
 from constructions.geometry.view import Boundary, View
 from constructions.heads import Heads
-from constructions.layer import structure
 from constructions.layer.inputs import (
     called_by_tracer,
     check_image,
@@ -35,16 +30,13 @@ from constructions.layer.inputs import (
     is_autocast,
     without_autocast,
 )
-from constructions.layer.parameters import HeadParameters
 from constructions.layer.scores import ALL, Choice, ContentTerms, position_scores
 from constructions.layer.soft_padding import SoftPadding
+from constructions.layer.state import AttentionState, OutputSize
 from constructions.matrix_units import Operation
 from constructions.normalisers import Normaliser
 from constructions.sources.native import NativeConvolution, NativePooling
-from constructions.tracing import constant_of_traced_code, has_values, is_traced
-
-OutputSize = Sequence[int] | None
-"""Of a transposed convolution, as torch takes it."""
+from constructions.tracing import has_values
 
 
 class Evaluation(Protocol):
@@ -73,7 +65,7 @@ class Evaluation(Protocol):
         """The output, (N, D_out, *queries.shape), of the image's dtype."""
 
 
-class MultiHeadSelfAttention(HeadParameters):
+class MultiHeadSelfAttention(AttentionState):
     """The paper's multi-head self-attention layer, with all four score terms.
 
     It is called as the convolution it stands for: (N, D_in, *spatial) or (D_in, *spatial), to the
@@ -114,28 +106,17 @@ class MultiHeadSelfAttention(HeadParameters):
         bias: Tensor | None = None,
         native: NativeConvolution | NativePooling | None = None,
     ) -> None:
-        super().__init__(heads, sharpness, bias, native)
-        self.geometry = geometry
-        self.border = border
-        self.boundary_rule = boundary
-        self.normaliser = normaliser
+        super().__init__(
+            heads,
+            geometry=geometry,
+            border=border,
+            boundary=boundary,
+            normaliser=normaliser,
+            sharpness=sharpness,
+            bias=bias,
+            native=native,
+        )
         self._evaluations = tuple(evaluations)
-        self._looked: tuple[object, ...] | None = None
-        self._shared = self._in_order = True
-        self.shares_structure()
-        for option in () if native is None else fields(native):
-            setattr(self, option.name, getattr(native, option.name))
-
-    @property
-    def sharpness(self) -> float:
-        """The gap in score between a head's shift and any other displacement, sink apart."""
-        sharpness = self.sharpness_in(self.dtype)
-        return sharpness.item() if isinstance(sharpness, Tensor) else sharpness
-
-    @property
-    def boundary(self) -> str:
-        """How the border is made: "natural", by the heads themselves, or "padded", by keys."""
-        return self.boundary_rule.name
 
     @property
     def evaluation(self) -> str:
@@ -145,47 +126,6 @@ class MultiHeadSelfAttention(HeadParameters):
         densely.
         """
         return self._chosen_evaluation().name
-
-    @property
-    def sink_height(self) -> float | None:
-        """How far the sink stands below a target, in units of the sharpness; None without one."""
-        if self.normaliser.vanishes:
-            return None
-        return self.boundary_rule.sink(self.border, self.geometry)
-
-    @property
-    def has_sink(self) -> bool:
-        """Whether the last key is a sink, of value zero and `sink_height` below a target."""
-        return self.sink_height is not None
-
-    def sharpness_in(self, dtype: torch.dtype) -> Tensor | float:
-        """The sharpness for weights of a given dtype: the parameter, or what saturates them.
-
-        A sink divides the gap between a target and what comes next.
-        """
-        if self.positional_sharpness is not None:
-            return self.positional_sharpness
-        return self._saturating_sharpness(dtype)
-
-    def is_saturated(self, dtype: torch.dtype) -> bool:
-        """Whether weights of a given dtype are exactly one-hot."""
-        if not self.kind.takes_sharpness:
-            return False
-        if self.positional_sharpness is None:
-            return True
-        if not has_values(self.positional_sharpness):
-            return False
-        return self.positional_sharpness.item() >= self._saturating_sharpness(dtype)
-
-    def _saturating_sharpness(self, dtype: torch.dtype) -> float:
-        # Most scores fall so fast that few keys are near the gap. Where all may be, half precision
-        # is not enough to make the peak 1 (T8): then float32 has to be one-hot.
-        gap = self.normaliser.one_hot_gap(accumulator(dtype) if self.encoding.crowded else dtype)
-        height = self.sink_height
-        if height is None:
-            return gap
-        part = min(height, 1 - height)  # of the gap, that is left on either side of the sink
-        return gap / part if part > 0 else math.inf
 
     def forward(self, input: Tensor, output_size: OutputSize = None) -> Tensor:
         """Apply the layer.
@@ -225,7 +165,10 @@ class MultiHeadSelfAttention(HeadParameters):
         return y if batched else y.squeeze(0)
 
     def _check(self, x: Tensor) -> None:
-        own = None if self.in_channels is None else self.numbers
+        own: Tensor | None = None
+        if self.in_channels is not None:
+            own = self._parameters.get("weight")
+            own = self.numbers if own is None else own
         check_image(x, own, self.in_channels, self.geometry.dimension)
 
     def view(self, image: Tensor, output_size: OutputSize = None) -> View:
@@ -337,48 +280,6 @@ class MultiHeadSelfAttention(HeadParameters):
             device=view.image.device,
         )
 
-    def shares_structure(self) -> bool:
-        """Whether the heads differ in shift and matrices alone, their shifts on the kernel's grid.
-
-        Looked at once for each version of the parameters, which an edit through `.data` does not
-        change. Traced code takes the answer of the last call that was not traced.
-        """
-        self._look()
-        return self._shared
-
-    def is_in_order(self) -> bool:
-        """Whether they do share it, and head h attends to tap h, as the construction has it."""
-        self._look()
-        return self._in_order
-
-    def _look(self) -> None:
-        if is_traced():
-            return
-        seen = self.structural()
-        version = structure.version_of(seen)
-        if version is None or version != self._looked:
-            if not has_values(*seen):
-                return
-            shared = structure.are_shared(self.heads, self.geometry)
-            self._shared = shared and not self.has_live_content()
-            in_order = structure.are_in_order(self.positional_shift, self.geometry)
-            self._in_order = self._shared and in_order
-            self._looked = version
-
-    def gap(self, keys: Lattice) -> float:
-        """The gap of the heads' shifts on a lattice of keys, in units of the encoding.
-
-        Raises:
-            ValueError: the encoding cannot select the shifts there.
-        """
-        if is_traced():
-            return self._constant_gap(*keys.constants)
-        return self.encoding.gap(self.shifts(), keys)
-
-    @constant_of_traced_code
-    def _constant_gap(self, *keys: tuple[int, ...]) -> float:
-        return self.encoding.gap(self.shifts(), Lattice(*keys))
-
     def extra_repr(self) -> str:
         """Describe the layer as torch's own modules do."""
         own: Tensor | None = self.positional_sharpness
@@ -394,20 +295,6 @@ class MultiHeadSelfAttention(HeadParameters):
             f"sharpness={sharpness}, padding_mode={self.border.name}, boundary={self.boundary}, "
             f"evaluation={evaluation}"
         )
-
-    def sized(self, spatial_shape: tuple[int, ...], output_size: OutputSize = None) -> Geometry:
-        """The geometry for an image and the output size that is asked for.
-
-        Raises:
-            ValueError: other numbers of axes, or no such output.
-        """
-        if len(spatial_shape) != self.geometry.dimension:
-            raise ValueError(
-                f"spatial_shape is {spatial_shape}; accepted: {self.geometry.dimension} sizes"
-            )
-        if output_size is None:
-            return self.geometry
-        return self.geometry.with_output_size(spatial_shape, output_size)
 
     def _chosen_evaluation(self, view: View | None = None) -> Evaluation:
         """The first evaluation that applies, to an input if there is one; the last one must."""

@@ -209,9 +209,11 @@ class HeadParameters(nn.Module):
 
     def structural(self) -> list[Tensor]:
         """What is stored that decides whether the heads share a structure."""
-        names = ("positional_key", "positional_shift", *CONTENT)
-        held = (self._buffers, self._parameters)
-        found = [kind[name] for name in names for kind in held if name in kind]
+        buffers, parameters = self._buffers, self._parameters
+        found = [
+            buffers[name] if name in buffers else parameters[name]
+            for name in ("positional_key", "positional_shift", *CONTENT)
+        ]
         return [tensor for tensor in found if tensor is not None]
 
     def shifts(self) -> Tensor:
