@@ -24,6 +24,8 @@ from hypothesis.extra.numpy import arrays
 from torch import Tensor, nn
 
 from constructions import attention_from_conv, certify
+from constructions.conversion import expressed
+from constructions.sources import stencil_of
 from tests.pages.options import agrees, around, conv_of, cut, image_of, layers, truth_of
 from tests.support.dictionary import (
     POOLINGS,
@@ -539,17 +541,12 @@ class Changed(nn.Module):
         return self.after(y) if self.after else y
 
 
-def with_geometry(conv: Convolution, **changed: Any) -> nn.Module:
-    """The layer of a convolution, some of its lattices replaced."""
-    layer = attention_from_conv(conv)
-    layer.geometry = replace(layer.geometry, **changed)
-    return layer
-
-
 def wrong_stride(rank: int) -> tuple[Convolution, nn.Module]:
     """Queries 3 apart instead of 2: as many, on images of 4 pixels."""
     conv = conv_of(rank, kernel=(1, 1, 1), stride=2)
-    return conv, with_geometry(conv, query_spacing=(3,) * rank)
+    stencil = stencil_of(conv)
+    geometry = replace(stencil.geometry, query_spacing=(3,) * rank)
+    return conv, expressed(replace(stencil, geometry=geometry, native=None))
 
 
 def dilation_off_by_one(rank: int) -> tuple[Convolution, nn.Module]:
