@@ -10,6 +10,7 @@ from constructions.layer.attention import MultiHeadSelfAttention
 from constructions.layer.soft_padding import SoftPadding
 from constructions.lowering import Cost, Lowered, lower
 from constructions.normalisers import Normaliser
+from constructions.reversion import revert
 from constructions.sources import Stencil
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "heads",
     "lower",
     "normalisers",
+    "revert",
 ]
 
 

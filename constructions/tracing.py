@@ -30,8 +30,8 @@ def has_values(*tensors: Tensor, traced: bool = False) -> bool:
 
 
 def is_traced() -> bool:
-    """Whether this code is being traced, by the compiler or for export."""
-    return torch.compiler.is_compiling()
+    """Whether this code is being traced: by the compiler, for export or by `torch.jit.trace`."""
+    return torch.compiler.is_compiling() or bool(torch._C._get_tracing_state())
 
 
 def has_symbolic_sizes() -> bool:

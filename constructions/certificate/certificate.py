@@ -129,11 +129,11 @@ def certify(
     comparison = Comparison.of(conv, x, output_size)
     for what, of_layer, of_x in (
         ("dtype", layer.dtype, x.dtype),
-        ("device", layer.value.device, x.device),
+        ("device", layer.numbers.device, x.device),
     ):
-        if of_layer != of_x:
+        if of_layer != of_x and not (what == "dtype" and layer.in_channels is None):
             raise ValueError(f"layer has {what} {of_layer}, x has {of_x}; accepted: the same")
-    bound = _bound_of(comparison, layer)
+    bound = _bound_of(comparison, layer, x.dtype)
     return _certificate(comparison, bound, layer, conv, x, output_size)
 
 
@@ -200,21 +200,23 @@ def _where_to_read(layer: nn.Module, conv: AnySource, x: Tensor) -> str:
     )
 
 
-def _bound_of(comparison: Comparison, layer: MultiHeadSelfAttention) -> tuple[Tensor, Tensor]:
+def _bound_of(
+    comparison: Comparison, layer: MultiHeadSelfAttention, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
     """Leak and rounding, by the kind of the layer's heads: mixing, uniform or selecting.
 
     Nothing else asks for the kind.
     """
-    encoding, window, dtype = layer.encoding, comparison.window, layer.dtype
+    encoding, window = layer.encoding, comparison.window
     if window is not None:
-        heads = uniform_errors(comparison.stencil, comparison.view, window, layer)
+        heads = uniform_errors(comparison.stencil, comparison.view, window, layer, dtype)
     elif isinstance(encoding, Mixing):
         return mixing_bound(comparison, encoding, layer)
     else:
         heads = selecting_errors(comparison, layer)
     exact = accumulator(dtype)
     operation = EVALUATIONS[layer.evaluation].operation
-    products = products_of(operation, exact, layer.value.device.type)
+    products = products_of(operation, exact, layer.numbers.device.type)
     # One-hot heads hand on pixels as they are stored.
     handed_on = dtype if layer.is_saturated(dtype) else exact
     return _bound_by_heads(comparison, heads, exact, dtype, products, (dtype, handed_on))

@@ -59,7 +59,7 @@ class Comparison:
             TypeError: conv or x is of another kind.
             ValueError: dtypes or devices differ, a number is not finite, or autocast is on.
         """
-        stencil = stencil_of(conv, torch.float64).to("cpu", torch.float64)
+        stencil = stencil_of(conv).to("cpu", torch.float64)
         if not isinstance(x, Tensor):
             raise TypeError(f"x is a {type(x).__name__}; accepted: a torch.Tensor")
         check_format(x.dtype, "x")

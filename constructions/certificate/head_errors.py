@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from constructions.evaluation import EVALUATIONS
@@ -37,13 +38,13 @@ class HeadErrors:
         return cls(nothing, True, nothing, nothing)
 
 
-def applied_by(layer: MultiHeadSelfAttention) -> Products:
+def applied_by(layer: MultiHeadSelfAttention, dtype: torch.dtype) -> Products:
     """How the layer's device multiplies weights and values, as torch's flags are now."""
-    device_type = layer.value.device.type
+    device_type = layer.numbers.device.type
     if EVALUATIONS[layer.evaluation].operation == "attention":
         # Stock kernels are given the layer's own format.
-        return products_of("attention", layer.dtype, device_type)
-    return products_of("matmul", accumulator(layer.dtype), device_type)
+        return products_of("attention", dtype, device_type)
+    return products_of("matmul", accumulator(dtype), device_type)
 
 
 def largest_moduli(values: Tensor) -> Tensor:

@@ -63,7 +63,7 @@ def mixing_bound(
     mixtures = _Mixtures.of(encoding, stencil.offsets.to("cpu", DOUBLE), keys, queries)
     stored = products_of_heads(layer.heads, DOUBLE).detach().cpu()
     matrices = _Matrices.of(mixtures, stencil.matrices, stored, dtype)
-    products = products_of("matmul", sums, layer.value.device.type)
+    products = products_of("matmul", sums, layer.numbers.device.type)
 
     taps, groups, width, _ = stencil.matrices.shape
     terms = len(mixtures.gains) * width  # m

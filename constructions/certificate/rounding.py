@@ -253,7 +253,7 @@ class _Steps:
         Weights sum to 1, so that it is R and what rounding adds to it: the first form at M = R.
         """
         relative, absolute, _ = self.relative_to_the_seen()
-        return 1 + relative + 2**self.count * absolute
+        return 1 + relative + 2.0**self.count * absolute
 
     def largest_sum(self) -> float:
         """How many times R a partial sum of the head may be, over any of its keys.

@@ -116,7 +116,7 @@ class _Selecting:
             score_error=sharpness * encoding.relative_score_error(shifts, view.keys),
             dtype=layer.dtype,
             evaluation=layer.evaluation,
-            products=applied_by(layer),
+            products=applied_by(layer, layer.dtype),
         )
 
     @property

@@ -15,7 +15,7 @@ from torch import Tensor
 from constructions.certificate.head_errors import HeadErrors, applied_by, largest_moduli
 from constructions.certificate.rounding import gamma, head_rounding
 from constructions.encodings import Window
-from constructions.formats import DOUBLE, smallest_subnormal, unit_roundoff
+from constructions.formats import DOUBLE, accumulator, smallest_subnormal, unit_roundoff
 from constructions.geometry.view import View
 from constructions.geometry.window import WindowGeometry
 from constructions.layer.attention import MultiHeadSelfAttention
@@ -30,7 +30,11 @@ def window_means(view: View, geometry: WindowGeometry) -> Tensor:
 
 
 def uniform_errors(
-    stencil: Stencil, view: View, geometry: WindowGeometry, layer: MultiHeadSelfAttention
+    stencil: Stencil,
+    view: View,
+    geometry: WindowGeometry,
+    layer: MultiHeadSelfAttention,
+    dtype: torch.dtype,
 ) -> HeadErrors:
     """What the head does to this input; of the layer its dtype, evaluation and stored quotient.
 
@@ -39,28 +43,30 @@ def uniform_errors(
         view: the input.
         geometry: of the pooling.
         layer: an attention layer.
+        dtype: of the input, which the layer takes as it is.
     """
     keys, values = view.keys, view.values
     padding = _uniform(view, geometry)
     seen, largest = padding(values.abs()), largest_moduli(values)
     mass = math.prod(geometry.window) - 1.0  # keys beside one, all as heavy
-    # (16): the quotient is stored rounded, to float32 perhaps before the layer was moved; a small
-    # one to a subnormal number.
+    # (16): the quotient is stored in float64, and cast to the accumulator where it is applied; a
+    # small one to a subnormal number.
     quotient = stencil.matrices.item()
+    exact = accumulator(dtype)
     stored = products(layer.heads, DOUBLE).detach().cpu().max().item()
-    formats = torch.float32, layer.dtype
-    once, twice = (unit_roundoff(dtype) for dtype in formats)
-    rounded = (1 + once) * (1 + twice) * abs(quotient)
-    most = (once + twice * (1 + once)) * abs(quotient) + max(map(smallest_subnormal, formats))
-    relative = min(abs(stored - quotient), most) / abs(quotient)
-    if rounded > min(torch.finfo(dtype).max for dtype in formats):
+    kept = 2 * unit_roundoff(DOUBLE) * abs(quotient) + smallest_subnormal(DOUBLE)
+    cast = 0.0
+    if exact != DOUBLE:
+        cast = unit_roundoff(exact) * abs(quotient) + smallest_subnormal(exact)
+    relative = (min(abs(stored - quotient), kept) + cast) / abs(quotient)
+    if abs(quotient) + kept + cast > torch.finfo(exact).max:
         relative = math.inf
     # (16): the reference adds the window up and divides.
     added = gamma(math.prod(geometry.window) + 1, DOUBLE)
     window_sums = (mass + 1) * (1 + added) * seen
     reference = (added * seen).masked_fill_(window_sums > torch.finfo(DOUBLE).max, math.inf)
     sizes = keys.shape if layer.evaluation == "factored" else (keys.size,)
-    rounding = head_rounding(seen, largest, mass, sizes, layer.dtype, products=applied_by(layer))
+    rounding = head_rounding(seen, largest, mass, sizes, dtype, products=applied_by(layer, dtype))
     return HeadErrors(
         deviation=torch.zeros_like(seen),
         signed=True,

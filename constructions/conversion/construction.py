@@ -122,6 +122,7 @@ def expressed(
         evaluations=evaluations,
         sharpness=sharpness,
         bias=stencil.bias,
+        native=stencil.native,
     )
     _ = layer.evaluation  # raises where an explicit one does not apply
     return layer
@@ -215,7 +216,7 @@ def _sharpened(
     if heads.kind is Kind.SELECTING:
         if sharpness is not None:
             return normaliser.at(float(sharpness)), sharpness
-        if not math.isfinite(normaliser.one_hot_gap(heads.value.dtype)):
+        if not math.isfinite(normaliser.one_hot_gap(heads.dtype)):
             raise ValueError(
                 f"sharpness is None; accepted: a positive number, since {normaliser} is never "
                 "one-hot"

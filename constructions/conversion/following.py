@@ -16,9 +16,10 @@ from torch.func import functional_call
 
 from constructions.heads import factors_of
 from constructions.layer.attention import MultiHeadSelfAttention
+from constructions.layer.parameters import FACTORS
 from constructions.layer.structure import as_stored
 from constructions.sources import AnySource
-from constructions.sources.convolutions import matrices_of
+from constructions.sources.native import NativeConvolution
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,13 @@ Recogniser = Callable[[nn.Module], Recognised]
 
 def followed(layer: MultiHeadSelfAttention, weight: Tensor) -> dict[str, Tensor]:
     """The parameters with which a layer applies the weight of a convolution; gradients flow."""
-    matrices = matrices_of(weight, layer.groups, transposed=layer.geometry.transposed)
-    value, output = factors_of(matrices, layer.geometry, layer.encoding)
-    return {"value": as_stored(value), "output": as_stored(output)}
+    if layer.stores_kernel:
+        return {"weight": weight}
+    native = layer.native
+    assert isinstance(native, NativeConvolution)
+    factors = factors_of(native.taps_of(weight, layer.groups), layer.geometry, layer.encoding)
+    named = zip(FACTORS, factors, strict=True)
+    return {name: as_stored(matrices) for name, matrices in named if matrices is not None}
 
 
 class Following(nn.Module):
@@ -86,7 +91,9 @@ class Following(nn.Module):
         self.layer, self.source = layer, source
         self._recognise = recognise
         self._live = recognise(source).live or Live()
-        names = [] if self._live.weight is None else ["value", "output"]
+        names = []
+        if self._live.weight is not None:
+            names = [n for n in ("weight", *FACTORS) if layer._parameters.get(n) is not None]
         if self._live.bias is not None and layer.bias is not None:
             names.append("bias")
         for name in names:

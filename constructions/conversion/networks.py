@@ -243,9 +243,8 @@ class Conversion:
 
     def _expressed(self, found: Recognised) -> MultiHeadSelfAttention:
         if isinstance(found.plain, POOLINGS):
-            # From float64: window / divisor, rounded once.
-            stencil = stencil_of(found.plain, torch.float64)
-            return expressed(stencil.to(self.like.device, self.like.dtype), **self.of_pooling)
+            stencil = stencil_of(found.plain).to(self.like.device, torch.float64)
+            return expressed(stencil, **self.of_pooling)
         return attention_from_conv(found.plain, **self.options)
 
     def _plain_layer(self, name: str, module: Any) -> MultiHeadSelfAttention:
@@ -400,13 +399,19 @@ def _share_matrices(
     first_name: str,
     name: str,
 ) -> None:
+    names = [n for n in ("weight", "value", "output") if first._parameters.get(n) is not None]
     same_order = first.geometry.transposed == second.geometry.transposed
-    if not same_order or first.value.shape != second.value.shape:
+    if not same_order or any(
+        getattr(first, name).shape != getattr(second, name).shape
+        for name in names
+        if second._parameters.get(name) is not None
+    ):
         raise TypeError(
             f"shares its weight with {first_name}, a convolution of another kind; "
             "accepted: a weight of its own, or one shared by convolutions of one kind and groups"
         )
-    second.value, second.output = first.value, first.output
+    for name in names:
+        setattr(second, name, getattr(first, name))
 
 
 def _checked(

@@ -10,6 +10,7 @@ from constructions.formats import accumulator
 from constructions.geometry.view import View
 from constructions.heads import Heads
 from constructions.layer.attention import MultiHeadSelfAttention
+from constructions.layer.state import OutputSize
 from constructions.layer.structure import applied
 from constructions.matrix_units import Operation
 
@@ -31,6 +32,12 @@ class Dense:
 
     def limit(self, layer: MultiHeadSelfAttention, view: View) -> str | None:
         """Any input will do."""
+        return None
+
+    def straight(
+        self, layer: MultiHeadSelfAttention, x: Tensor, output_size: OutputSize
+    ) -> Tensor | None:
+        """Nothing: keys and queries stand on a view."""
         return None
 
     def __call__(self, layer: MultiHeadSelfAttention, view: View) -> Tensor:

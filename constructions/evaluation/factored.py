@@ -10,10 +10,13 @@ from constructions.formats import accumulator
 from constructions.geometry.view import View
 from constructions.heads import Kind
 from constructions.layer.attention import MultiHeadSelfAttention
+from constructions.layer.state import OutputSize
 from constructions.layer.structure import kernel
 from constructions.matrix_units import Operation
 from constructions.normalisers import Softmax
+from constructions.sources.native import NativeConvolution
 from constructions.sources.stencil import convolve
+from constructions.tracing import is_traced
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,35 @@ class Factored:
     def limit(self, layer: MultiHeadSelfAttention, view: View) -> str | None:
         """Any input will do."""
         return None
+
+    def straight(
+        self, layer: MultiHeadSelfAttention, x: Tensor, output_size: OutputSize
+    ) -> Tensor | None:
+        """The convolution itself, by torch's own call, of a saturated layer: a gather needs no P.
+
+        Equal bits make equal gradients, so that it trains as the convolution does.
+        """
+        native = layer.native
+        if not (
+            isinstance(native, NativeConvolution)
+            and layer.stores_kernel
+            and layer.encoding.everywhere
+            and layer.is_in_order()
+            and layer.is_saturated(x.dtype)
+        ):
+            return None
+        extra = None
+        if not is_traced():
+            extra = layer.output_padding_for(
+                tuple(x.shape[-layer.geometry.dimension :]), output_size
+            )
+        elif output_size is not None:
+            return None
+        weight, bias, exact = layer.weight, layer.bias, accumulator(x.dtype)
+        if x.dtype == weight.dtype == exact:
+            return native(x, weight, bias, layer.groups, extra)
+        wide = None if bias is None else bias.to(exact)
+        return native(x.to(exact), weight.to(exact), wide, layer.groups, extra).to(x.dtype)
 
     def __call__(self, layer: MultiHeadSelfAttention, view: View) -> Tensor:
         """The output; see `Evaluation`."""

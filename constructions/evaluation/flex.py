@@ -20,6 +20,7 @@ from constructions.geometry.view import View
 from constructions.heads import Kind
 from constructions.layer.attention import MultiHeadSelfAttention
 from constructions.layer.scores import below_peaks, check_scale
+from constructions.layer.state import OutputSize
 from constructions.matrix_units import Operation
 from constructions.normalisers import Softmax
 from constructions.tracing import is_traced
@@ -66,6 +67,12 @@ class Flex:
         trained = view.image.requires_grad or any(p.requires_grad for p in layer.parameters())
         if torch.is_grad_enabled() and trained:
             return "FlexAttention has no backward pass on the CPU, and torch.no_grad() is not set"
+        return None
+
+    def straight(
+        self, layer: MultiHeadSelfAttention, x: Tensor, output_size: OutputSize
+    ) -> Tensor | None:
+        """Nothing: keys and queries stand on a view."""
         return None
 
     def __call__(self, layer: MultiHeadSelfAttention, view: View) -> Tensor:

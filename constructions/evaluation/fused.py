@@ -18,6 +18,7 @@ from constructions.geometry.lattice import Lattice
 from constructions.geometry.view import View
 from constructions.layer.attention import MultiHeadSelfAttention
 from constructions.layer.scores import check_scale
+from constructions.layer.state import OutputSize
 from constructions.matrix_units import Operation
 from constructions.normalisers import Softmax
 from constructions.tracing import constant_of_traced_code, is_exported, is_traced
@@ -86,6 +87,12 @@ class Fused:
                 f"sums of the scores reach {size:.4g}, and {exact} is exact to {largest:.4g}: keys "
                 f"are on {view.keys}"
             )
+        return None
+
+    def straight(
+        self, layer: MultiHeadSelfAttention, x: Tensor, output_size: OutputSize
+    ) -> Tensor | None:
+        """Nothing: keys and queries stand on a view."""
         return None
 
     def __call__(self, layer: MultiHeadSelfAttention, view: View) -> Tensor:

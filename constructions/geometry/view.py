@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from torch import Tensor
 
 from constructions.geometry.geometry import Geometry
 from constructions.geometry.lattice import Lattice
-from constructions.geometry.padding_modes import PaddingMode, check_reach, padded
+from constructions.geometry.padding_modes import PADDING_MODES, PaddingMode, check_reach, padded
 from constructions.geometry.window import WindowGeometry
 
 
@@ -52,6 +53,13 @@ BOUNDARIES: Mapping[str, Boundary] = {b.name: b for b in (NATURAL, PADDED)}
 def boundary_of(window: WindowGeometry) -> Boundary:
     """The boundary of an average pooling: its keys are the pixels if torch counts them alone."""
     return NATURAL if window.counted == "pixels" else PADDED
+
+
+@lru_cache(maxsize=1024)
+def check_view(geometry: Geometry, padding_mode: str, spatial_shape: tuple[int, ...]) -> None:
+    """Raise a ValueError where an image of a shape has no output, or its border no such reach."""
+    pixels, targets, _, _ = geometry.lattices(spatial_shape)
+    check_reach(PADDING_MODES[padding_mode], pixels, targets)
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,9 @@ def heads_of(stencil: Stencil, encoding: Encoding) -> Heads:
     return per_tap(stencil, encoding)
 
 
-def factors_of(matrices: Tensor, geometry: Geometry, encoding: Encoding) -> tuple[Tensor, Tensor]:
+def factors_of(
+    matrices: Tensor, geometry: Geometry, encoding: Encoding
+) -> tuple[Tensor | None, Tensor | None]:
     """W_val and W_out of the heads of a stencil of taps; gradients flow through them.
 
     Args:
@@ -39,5 +41,5 @@ def factors_of(matrices: Tensor, geometry: Geometry, encoding: Encoding) -> tupl
         encoding: of the heads.
     """
     if isinstance(encoding, Mixing):
-        matrices = combined(matrices, geometry.offsets().to(torch.float64), encoding)
+        matrices = combined(matrices, geometry.offsets("cpu").to(torch.float64), encoding)
     return factored(matrices)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+import torch
 from torch import Tensor
 
 from constructions.encodings import Encoding, Mixing
@@ -41,8 +42,8 @@ class Heads:
         shifts: Δ, (H, d), key minus query in pixels: the place that each head looks at, or what
             names it.
         positional_key: Ŵ_key, (H, D_p, D_k), the identity as the constructions have it.
-        value: W_val, (H, G, D_in / G, D_h), diagonal blocks.
-        output: W_out, (H, G, D_h, D_out / G), likewise.
+        value: W_val, (H, G, D_in / G, D_h), diagonal blocks; None for the identity.
+        output: W_out, (H, G, D_h, D_out / G), likewise; one of the two is given.
         kind: what they do together.
 
     Raises:
@@ -52,52 +53,98 @@ class Heads:
     encoding: Encoding
     shifts: Tensor
     positional_key: Tensor
-    value: Tensor
-    output: Tensor
+    value: Tensor | None
+    output: Tensor | None
     kind: Kind = Kind.SELECTING
 
     def __post_init__(self) -> None:
-        value, output = self.value.shape, self.output.shape
-        fits = len(value) == len(output) == 4 and value[:2] == output[:2] and value[3] == output[2]
+        given = [m for m in (self.value, self.output) if m is not None]
+        shapes = [tuple(m.shape) for m in given]
+        fits = bool(shapes) and all(len(shape) == 4 for shape in shapes)
+        if fits and len(shapes) == 2:
+            fits = shapes[0][:2] == shapes[1][:2] and shapes[0][3] == shapes[1][2]
         if not fits:
             raise ValueError(
-                f"value has shape {tuple(value)} and output {tuple(output)}; accepted: "
-                "(heads, groups, D_in / groups, D_h) and (heads, groups, D_h, D_out / groups)"
+                f"value and output have shapes {shapes}; accepted: (heads, groups, D_in / groups, "
+                "D_h) and (heads, groups, D_h, D_out / groups), or one of them and None"
             )
-        if self.shifts.dim() != 2 or len(self.shifts) != value[0]:
+        if self.shifts.dim() != 2 or len(self.shifts) != len(self):
             raise ValueError(
-                f"shifts has shape {tuple(self.shifts.shape)}; accepted: ({value[0]}, d), a shift "
+                f"shifts has shape {tuple(self.shifts.shape)}; accepted: ({len(self)}, d), a shift "
                 "for each head"
             )
         key = self.positional_key
-        if key.dim() != 3 or len(key) != value[0]:
+        if key.dim() != 3 or len(key) != len(self):
             raise ValueError(
-                f"positional_key has shape {tuple(key.shape)}; accepted: ({value[0]}, D_p, D_k), a "
-                "matrix for each head"
+                f"positional_key has shape {tuple(key.shape)}; accepted: ({len(self)}, D_p, D_k), "
+                "a matrix for each head"
             )
         if self.kind is Kind.MIXING and not isinstance(self.encoding, Mixing):
             raise ValueError(
                 f"encoding is {self.encoding}; accepted: one that has gains, for heads that mix"
             )
 
+    @property
+    def _first(self) -> Tensor:
+        """W_val, or W_out after an identity."""
+        first = self.output if self.value is None else self.value
+        assert first is not None
+        return first
+
+    @property
+    def _last(self) -> Tensor:
+        """W_out, or W_val before an identity."""
+        last = self.value if self.output is None else self.output
+        assert last is not None
+        return last
+
     def __len__(self) -> int:
         """H."""
-        return len(self.value)
+        return len(self._first)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the matrices."""
+        return self._first.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Of the matrices."""
+        return self._first.device
 
     @property
     def groups(self) -> int:
         """G, the blocks of W_val and W_out."""
-        return self.value.shape[1]
+        return self._first.shape[1]
 
     @property
     def in_channels(self) -> int | None:
         """D_in; None where every channel is treated alike and apart."""
-        return None if self.is_channelwise else self.groups * self.value.shape[2]
+        return None if self.is_channelwise else self.groups * self._first.shape[2]
 
     @property
     def out_channels(self) -> int | None:
         """D_out; None likewise."""
-        return None if self.is_channelwise else self.groups * self.output.shape[3]
+        return None if self.is_channelwise else self.groups * self._last.shape[3]
+
+    @property
+    def dimensions(self) -> tuple[int, int]:
+        """D_in and D_out of all groups; 1 where channels are treated apart."""
+        return self.groups * self._first.shape[2], self.groups * self._last.shape[3]
+
+    def matrices(self) -> tuple[Tensor, Tensor]:
+        """W_val, (H, G, D_in / G, D_h), and W_out, (H, G, D_h, D_out / G); identities expanded."""
+
+        def identity(width: int) -> Tensor:
+            one = torch.eye(width, dtype=self.dtype, device=self.device)
+            return one.expand(len(self), self.groups, width, width)
+
+        value, output = self.value, self.output
+        if value is None:
+            value = identity(self._first.shape[2])
+        if output is None:
+            output = identity(self._last.shape[3])
+        return value, output
 
     @property
     def takes_sharpness(self) -> bool:

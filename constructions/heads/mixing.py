@@ -21,7 +21,7 @@ def mixing(stencil: Stencil, encoding: Mixing) -> Heads:
         TypeError: the encoding returns something else than features and names.
         ValueError: the encoding has no heads for so many taps, or returns other shapes.
     """
-    matrices, offsets = stencil.matrices, stencil.geometry.offsets().to(torch.float64)
+    matrices, offsets = stencil.matrices, stencil.geometry.offsets("cpu").to(torch.float64)
     shifts = encoding.heads(offsets)
     key = identities(encoding, shifts, stencil)
     mixed = combined(matrices, offsets, encoding)

@@ -21,7 +21,7 @@ def per_tap(stencil: Stencil, encoding: Encoding) -> Heads:
         TypeError: the encoding returns something else than features and names.
         ValueError: the encoding cannot select the offsets, on any grid, or returns other shapes.
     """
-    shifts = stencil.geometry.offsets().to(torch.float64)
+    shifts = stencil.geometry.offsets("cpu").to(torch.float64)
     key = identities(encoding, shifts, stencil)
     return Heads(encoding, shifts, key, *factored(stencil.matrices))
 
@@ -40,14 +40,11 @@ def identities(encoding: Encoding, shifts: Tensor, stencil: Stencil) -> Tensor:
     return one.expand(len(shifts), dimension, dimension)
 
 
-def factored(matrices: Tensor) -> tuple[Tensor, Tensor]:
-    """W_val and W_out of the smallest head dimension, one of the two the identity.
+def factored(matrices: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """W_val and W_out of the smallest head dimension, one of the two the identity: None.
 
     Args:
         matrices: the products, (H, G, D_in / G, D_out / G).
     """
-    heads, groups, d_in, d_out = matrices.shape
-    width = min(d_in, d_out)
-    one = torch.eye(width, dtype=matrices.dtype, device=matrices.device)
-    identity = one.expand(heads, groups, width, width)
-    return (matrices, identity) if d_out <= d_in else (identity, matrices)
+    d_in, d_out = matrices.shape[2:]
+    return (matrices, None) if d_out <= d_in else (None, matrices)

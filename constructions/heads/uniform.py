@@ -23,7 +23,7 @@ def uniform(stencil: Stencil) -> Heads:
     geometry = stencil.geometry
     if not isinstance(geometry, WindowGeometry):
         raise ValueError("stencil has taps and no window; accepted: that of an average pooling")
-    shifts = geometry.offsets().to(torch.float64)
+    shifts = geometry.offsets("cpu").to(torch.float64)
     encoding = Window(geometry.window)
     key = identities(encoding, shifts, stencil)
     return Heads(encoding, shifts, key, *factored(stencil.matrices), kind=Kind.UNIFORM)

@@ -10,37 +10,33 @@ the border and the evaluation are objects that it is given.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Protocol
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.fx import Proxy
 
 from constructions.formats import accumulator, position_format
 from constructions.geometry.geometry import Geometry
-from constructions.geometry.lattice import Lattice
 from constructions.geometry.padding_modes import PaddingMode
 from constructions.geometry.view import Boundary, View
 from constructions.heads import Heads
-from constructions.layer import structure
 from constructions.layer.inputs import (
+    called_by_tracer,
     check_image,
     check_weights_fit,
     choice_of,
     is_autocast,
     without_autocast,
 )
-from constructions.layer.parameters import HeadParameters
 from constructions.layer.scores import ALL, Choice, ContentTerms, position_scores
 from constructions.layer.soft_padding import SoftPadding
+from constructions.layer.state import AttentionState, OutputSize
 from constructions.matrix_units import Operation
 from constructions.normalisers import Normaliser
-from constructions.tracing import constant_of_traced_code, has_values, is_traced
-
-OutputSize = Sequence[int] | None
-"""Of a transposed convolution, as torch takes it."""
+from constructions.sources.native import AnyNative
+from constructions.tracing import has_values
 
 
 class Evaluation(Protocol):
@@ -60,11 +56,16 @@ class Evaluation(Protocol):
     def limit(self, layer: MultiHeadSelfAttention, view: View) -> str | None:
         """Why this way does not apply to an input, if it applies to the layer, or None."""
 
+    def straight(
+        self, layer: MultiHeadSelfAttention, x: Tensor, output_size: OutputSize
+    ) -> Tensor | None:
+        """The output straight from the input, where this way applies and needs no view; or None."""
+
     def __call__(self, layer: MultiHeadSelfAttention, view: View) -> Tensor:
         """The output, (N, D_out, *queries.shape), of the image's dtype."""
 
 
-class MultiHeadSelfAttention(HeadParameters):
+class MultiHeadSelfAttention(AttentionState):
     """The paper's multi-head self-attention layer, with all four score terms.
 
     It is called as the convolution it stands for: (N, D_in, *spatial) or (D_in, *spatial), to the
@@ -87,6 +88,9 @@ class MultiHeadSelfAttention(HeadParameters):
         sharpness: the gap in score between a head's shift and any other; None for the gap from
             which the weights are one-hot in the layer's dtype.
         bias: b_out, (D_out,), or None.
+        native: the convolution or pooling that the heads express: the layer answers to its names,
+            `kernel_size`, `stride` and the others of torch, and a head for each of its taps makes
+            its kernel the layer's parameter.
     """
 
     def __init__(
@@ -100,25 +104,19 @@ class MultiHeadSelfAttention(HeadParameters):
         evaluations: Sequence[Evaluation],
         sharpness: float | None = None,
         bias: Tensor | None = None,
+        native: AnyNative | None = None,
     ) -> None:
-        super().__init__(heads, sharpness, bias)
-        self.geometry = geometry
-        self.border = border
-        self.boundary_rule = boundary
-        self.normaliser = normaliser
+        super().__init__(
+            heads,
+            geometry=geometry,
+            border=border,
+            boundary=boundary,
+            normaliser=normaliser,
+            sharpness=sharpness,
+            bias=bias,
+            native=native,
+        )
         self._evaluations = tuple(evaluations)
-        self._shared = True
-
-    @property
-    def sharpness(self) -> float:
-        """The gap in score between a head's shift and any other displacement, sink apart."""
-        sharpness = self.sharpness_in(self.dtype)
-        return sharpness.item() if isinstance(sharpness, Tensor) else sharpness
-
-    @property
-    def boundary(self) -> str:
-        """How the border is made: "natural", by the heads themselves, or "padded", by keys."""
-        return self.boundary_rule.name
 
     @property
     def evaluation(self) -> str:
@@ -129,52 +127,11 @@ class MultiHeadSelfAttention(HeadParameters):
         """
         return self._chosen_evaluation().name
 
-    @property
-    def sink_height(self) -> float | None:
-        """How far the sink stands below a target, in units of the sharpness; None without one."""
-        if self.normaliser.vanishes:
-            return None
-        return self.boundary_rule.sink(self.border, self.geometry)
-
-    @property
-    def has_sink(self) -> bool:
-        """Whether the last key is a sink, of value zero and `sink_height` below a target."""
-        return self.sink_height is not None
-
-    def sharpness_in(self, dtype: torch.dtype) -> Tensor | float:
-        """The sharpness for weights of a given dtype: the parameter, or what saturates them.
-
-        A sink divides the gap between a target and what comes next.
-        """
-        if self.positional_sharpness is not None:
-            return self.positional_sharpness
-        return self._saturating_sharpness(dtype)
-
-    def is_saturated(self, dtype: torch.dtype) -> bool:
-        """Whether weights of a given dtype are exactly one-hot."""
-        if not self.kind.takes_sharpness:
-            return False
-        if self.positional_sharpness is None:
-            return True
-        if not has_values(self.positional_sharpness):
-            return False
-        return self.positional_sharpness.item() >= self._saturating_sharpness(dtype)
-
-    def _saturating_sharpness(self, dtype: torch.dtype) -> float:
-        # Most scores fall so fast that few keys are near the gap. Where all may be, half precision
-        # is not enough to make the peak 1 (T8): then float32 has to be one-hot.
-        gap = self.normaliser.one_hot_gap(accumulator(dtype) if self.encoding.crowded else dtype)
-        height = self.sink_height
-        if height is None:
-            return gap
-        part = min(height, 1 - height)  # of the gap, that is left on either side of the sink
-        return gap / part if part > 0 else math.inf
-
-    def forward(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+    def forward(self, input: Tensor, output_size: OutputSize = None) -> Tensor:
         """Apply the layer.
 
         Args:
-            x: (N, D_in, *spatial) or (D_in, *spatial).
+            input: (N, D_in, *spatial) or (D_in, *spatial).
             output_size: of a transposed convolution, as torch takes it.
 
         Returns:
@@ -186,22 +143,35 @@ class MultiHeadSelfAttention(HeadParameters):
             ValueError: wrong rank, channels, dtype or device, an empty grid, a border or an output
                 size that the image does not allow.
         """
-        check_image(x, self.value, self.in_channels, self.geometry.dimension)
+        if isinstance(input, Proxy):  # traced by torch.fx, as a leaf
+            return called_by_tracer(self, input, output_size)
+        self._check(input)
+        if is_autocast(input.device.type):
+            own = input.dtype if self.in_channels is None else self.dtype
+            with without_autocast(own, input.device.type) as wanted:
+                return self._evaluated(input.to(wanted), output_size)
+        return self._evaluated(input, output_size)
+
+    def _evaluated(self, x: Tensor, output_size: OutputSize) -> Tensor:
+        y = self._evaluations[0].straight(self, x, output_size)
+        if y is not None:
+            return y
         batched = x.dim() == self.geometry.dimension + 2
         image = x if batched else x.unsqueeze(0)
-        if is_autocast(x.device.type):
-            with without_autocast(self.dtype, x.device.type) as wanted:
-                y = self._evaluated(image.to(wanted), output_size)
-        else:
-            y = self._evaluated(image, output_size)
-        return y if batched else y.squeeze(0)
-
-    def _evaluated(self, image: Tensor, output_size: Sequence[int] | None) -> Tensor:
         view = self.view(image, output_size)
         y = self._chosen_evaluation(view)(self, view)
-        return y.reshape(*image.shape[:2], *y.shape[2:]) if self.in_channels is None else y
+        if self.in_channels is None:
+            y = y.reshape(*image.shape[:2], *y.shape[2:])
+        return y if batched else y.squeeze(0)
 
-    def view(self, image: Tensor, output_size: Sequence[int] | None = None) -> View:
+    def _check(self, x: Tensor) -> None:
+        own: Tensor | None = None
+        if self.in_channels is not None:
+            own = self._parameters.get("weight")
+            own = self.numbers if own is None else own
+        check_image(x, own, self.in_channels, self.geometry.dimension)
+
+    def view(self, image: Tensor, output_size: OutputSize = None) -> View:
         """The lattices that the layer sees an image on, and what stands on them.
 
         Args:
@@ -211,7 +181,7 @@ class MultiHeadSelfAttention(HeadParameters):
         Raises:
             ValueError: no output is left, or the border does not reach as far.
         """
-        geometry = self._geometry(tuple(image.shape[2:]), output_size)
+        geometry = self.sized(tuple(image.shape[2:]), output_size)
         if self.in_channels is None:
             image = image.flatten(0, 1).unsqueeze(1)
         return View.of(image, geometry, self.border, self.boundary_rule)
@@ -220,7 +190,7 @@ class MultiHeadSelfAttention(HeadParameters):
         self,
         spatial_shape: Sequence[int],
         x: Tensor | None = None,
-        output_size: Sequence[int] | None = None,
+        output_size: OutputSize = None,
         *,
         queries: Sequence[int] | None = None,
         heads: Sequence[int] | None = None,
@@ -246,7 +216,7 @@ class MultiHeadSelfAttention(HeadParameters):
                 head that there is not; or more weights than the machine has memory for.
         """
         shape = tuple(int(n) for n in spatial_shape)
-        self._geometry(shape, output_size)
+        self.sized(shape, output_size)
         live = self.has_live_content()
         if x is None:
             if live:
@@ -254,19 +224,19 @@ class MultiHeadSelfAttention(HeadParameters):
                     "x is None; accepted: the input, since the layer's content terms are live and "
                     "its weights depend on it"
                 )
-            image = self.value.new_zeros(1, self.in_channels or 1, *shape)
+            image = self.numbers.new_zeros(1, self.in_channels or 1, *shape).to(self.dtype)
         else:
-            check_image(x, self.value, self.in_channels, self.geometry.dimension)
+            self._check(x)
             image = x if x.dim() == self.geometry.dimension + 2 else x.unsqueeze(0)
             if (given := tuple(image.shape[2:])) != shape:
                 raise ValueError(f"x has spatial shape {given}; accepted: spatial_shape, {shape}")
         with without_autocast(self.dtype, image.device.type):
             view = self.view(image.to(self.dtype), output_size)
             counts = view.queries.size, self.num_heads
-            choice = choice_of(queries, heads, *counts, self.value.device)
+            choice = choice_of(queries, heads, *counts, self.numbers.device)
             rows = choice.rows(*counts) * (len(image) if live else 1)
             keys = view.keys.size + self.has_sink
-            check_weights_fit(rows * keys, self.dtype, self.value.device)
+            check_weights_fit(rows * keys, self.dtype, self.numbers.device)
             return self.weights(view, choice)
 
     def weights(self, view: View, choice: Choice = ALL) -> Tensor:
@@ -282,7 +252,11 @@ class MultiHeadSelfAttention(HeadParameters):
             choice=choice,
         )
         if self.has_live_content():
-            terms = ContentTerms(self.query, self.key, self.content_bias)
+            query, key, bias = self.query, self.key, self.content_bias
+            assert query is not None
+            assert key is not None
+            assert bias is not None
+            terms = ContentTerms(query, key, bias)
             content = terms.scores(heads, view, accumulator(self.dtype), choice)
             scores = scores + (F.pad(content, (0, 1)) if self.has_sink else content)
         return self.normaliser(scores).to(dtype)
@@ -302,53 +276,25 @@ class MultiHeadSelfAttention(HeadParameters):
             gap=self.gap(view.keys),
             sink_height=self.sink_height,
             dtype=view.image.dtype,
-            exact=position_format(self.value.device),
-            device=self.value.device,
+            exact=position_format(view.image.device),
+            device=view.image.device,
         )
-
-    def shares_structure(self) -> bool:
-        """Whether the heads differ in shift and matrices alone, their shifts on the kernel's grid.
-
-        Traced code takes the answer of the last call that was not traced.
-        """
-        if has_values(self.value):
-            shared = structure.are_shared(self.heads, self.geometry)
-            self._shared = shared and not self.has_live_content()
-        return self._shared
-
-    def gap(self, keys: Lattice) -> float:
-        """The gap of the heads' shifts on a lattice of keys, in units of the encoding.
-
-        Raises:
-            ValueError: the encoding cannot select the shifts there.
-        """
-        if is_traced():
-            return self._constant_gap(*keys.constants)
-        return self.encoding.gap(self.shifts(), keys)
-
-    @constant_of_traced_code
-    def _constant_gap(self, *keys: tuple[int, ...]) -> float:
-        return self.encoding.gap(self.shifts(), Lattice(*keys))
 
     def extra_repr(self) -> str:
         """Describe the layer as torch's own modules do."""
-        own = "saturated" if self.positional_sharpness is None else f"{self.sharpness:g}"
-        sharpness = own if self.kind.takes_sharpness else "none"
+        own: Tensor | None = self.positional_sharpness
+        sharpness = "saturated" if own is None else f"{own.item():g}" if has_values(own) else "?"
+        sharpness = sharpness if self.kind.takes_sharpness else "none"
+        try:
+            evaluation = self.evaluation
+        except ValueError:
+            evaluation = f"{self._evaluations[-1].name} (does not apply)"
         return (
             f"{self.in_channels}, {self.out_channels}, num_heads={self.num_heads}, "
             f"groups={self.groups}, encoding={self.encoding}, normaliser={self.normaliser}, "
             f"sharpness={sharpness}, padding_mode={self.border.name}, boundary={self.boundary}, "
-            f"evaluation={self.evaluation}"
+            f"evaluation={evaluation}"
         )
-
-    def _geometry(self, spatial_shape: tuple[int, ...], output_size: OutputSize) -> Geometry:
-        if len(spatial_shape) != self.geometry.dimension:
-            raise ValueError(
-                f"spatial_shape is {spatial_shape}; accepted: {self.geometry.dimension} sizes"
-            )
-        if output_size is None:
-            return self.geometry
-        return self.geometry.with_output_size(spatial_shape, output_size)
 
     def _chosen_evaluation(self, view: View | None = None) -> Evaluation:
         """The first evaluation that applies, to an input if there is one; the last one must."""

@@ -5,21 +5,31 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.fx import Proxy
 
-from constructions.formats import accumulator
+from constructions.formats import accumulator, check_format
 from constructions.geometry.geometry import checked_spatial_shape
 from constructions.layer.scores import Choice
 
 
-def check_image(x: Tensor, own: Tensor, channels: int | None, dimension: int) -> None:
+def called_by_tracer(layer: nn.Module, x: Proxy, output_size: object) -> Tensor:
+    """A call of the layer in a graph of torch.fx, which does not look into it."""
+    tracer: Any = x.tracer
+    arguments = (x,) if output_size is None else (x, output_size)
+    called: Tensor = tracer.create_proxy("call_module", tracer.path_of_module(layer), arguments, {})
+    return called
+
+
+def check_image(x: Tensor, own: Tensor | None, channels: int | None, dimension: int) -> None:
     """Raise unless x is an image that a layer takes.
 
     Args:
         x: what is given.
-        own: a parameter of the layer.
+        own: a parameter of the layer; None for one without, which takes any of the four formats.
         channels: of the image; None for any number.
         dimension: d.
 
@@ -30,6 +40,9 @@ def check_image(x: Tensor, own: Tensor, channels: int | None, dimension: int) ->
     if not isinstance(x, Tensor):
         raise TypeError(f"x is a {type(x).__name__}; accepted: a torch.Tensor")
     checked_spatial_shape(x, channels, dimension)
+    if own is None:
+        check_format(x.dtype, "x")
+        return
     if x.dtype != own.dtype:
         low = {torch.float16, torch.bfloat16, torch.float32}
         if not (is_autocast(x.device.type) and {x.dtype, own.dtype} <= low):

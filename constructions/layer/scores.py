@@ -86,7 +86,7 @@ def position_scores(
         ValueError: the sharpness overflows.
     """
     check_scale(scale, gap, view.image.dtype)
-    position = position_format(heads.value.device)
+    position = position_format(heads.device)
     by_head = rows_below_targets(
         heads.encoding,
         view.keys,
@@ -162,8 +162,8 @@ class ContentTerms:
         content_bias = key @ chosen(self.bias).to(dtype).unsqueeze(-1)  # (N, H, K, 1)
         absolute = heads.encoding.absolute
         places = keys if absolute else displacements(keys, view.queries)
-        shifts = heads.shifts.detach().to(position_format(heads.value.device))
-        points = places.positions(heads.value.device).to(shifts.dtype)
+        shifts = heads.shifts.detach().to(position_format(heads.device))
+        points = places.positions(heads.device).to(shifts.dtype)
         features, _ = heads.encoding.encode(points, shifts, keys)
         of_positions = chosen(heads.positional_key).to(dtype)
         position_keys = features.to(dtype) @ of_positions  # (H, K or M, D_k)

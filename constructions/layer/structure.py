@@ -1,13 +1,14 @@
 """What the heads of a layer share: one kernel, which a convolution can take as it is stored.
 
-A layer keeps W_val and W_out as a convolution keeps its kernel, (G, D_out / G, D_in / G, heads):
-transposed, and with the heads, its taps, last. Here they are read by head. Theorem:
-`attention_is_soft_padding_then_convolution`.
+Factors that a layer stores, W_val and W_out, stand as a convolution stores its kernel, (G, D_out /
+G, D_in / G, heads): transposed, and with the heads, its taps, last. Here they are read by head.
+Theorem: `attention_is_soft_padding_then_convolution`.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from functools import lru_cache
 
 import torch
@@ -33,17 +34,14 @@ def as_stored(matrices: Tensor) -> Tensor:
 def products(heads: Heads, dtype: torch.dtype) -> Tensor:
     """W_val^h W_out^h in the given dtype: (H, G, D_in / G, D_out / G).
 
-    Exact when either factor is the identity, as the construction has it; and then no product is
-    formed, unless its gradient is wanted: it is a view of the other factor.
+    Where either factor is the identity, as the construction has it, no product is formed: it is a
+    view of the other factor.
     """
     value, output = heads.value, heads.output
-    trained = torch.is_grad_enabled() and (value.requires_grad or output.requires_grad)
-    if not trained and has_values(value):
-        if _is_identity(as_stored(value)):
-            return output.to(dtype)
-        if _is_identity(as_stored(output)):
-            return value.to(dtype)
-    return value.to(dtype) @ output.to(dtype)
+    if value is None:
+        assert output is not None
+        return output.to(dtype)
+    return value.to(dtype) if output is None else value.to(dtype) @ output.to(dtype)
 
 
 def applied(heads: Heads, keys: Lattice, dtype: torch.dtype) -> Tensor:
@@ -52,9 +50,19 @@ def applied(heads: Heads, keys: Lattice, dtype: torch.dtype) -> Tensor:
     gains = heads.gains(keys)
     if gains is None:
         return matrices
-    exact = position_format(heads.value.device)
+    exact = position_format(heads.device)
     gains = gains.to(matrices.device, exact).reshape(-1, 1, 1, 1)
     return (matrices.to(exact) * gains).to(dtype)
+
+
+def version_of(tensors: Iterable[Tensor]) -> tuple[int, ...] | None:
+    """What changes whenever a tensor is exchanged, edited or trained; None where nothing tells."""
+    version: list[int] = []
+    for tensor in tensors:
+        if tensor.is_inference():
+            return None
+        version += id(tensor), tensor._version, tensor.requires_grad
+    return tuple(version)
 
 
 def are_shared(heads: Heads, geometry: Geometry) -> bool:
@@ -64,7 +72,7 @@ def are_shared(heads: Heads, geometry: Geometry) -> bool:
     return (
         not trained
         and _are_identities(key)
-        and (_are_in_order(shift, geometry) or _are_on_grid(shift, geometry))
+        and (are_in_order(shift, geometry) or _are_on_grid(shift, geometry))
     )
 
 
@@ -73,11 +81,11 @@ def kernel(heads: Heads, geometry: Geometry, dtype: torch.dtype) -> Tensor:
 
     (D_out, D_in / G, *kernel size). Heads of one shift add up, and a tap that no head attends to
     has none. Where one factor is the identity and the heads are in the order of the taps, as the
-    construction has it, this is a view of the other factor, unless its gradient is wanted.
+    construction has it, this is a view of the other factor.
     """
     matrices = as_stored(products(heads, dtype))
     size = geometry.kernel_size
-    if not has_values(heads.shifts) or not _are_in_order(heads.shifts, geometry):
+    if not has_values(heads.shifts) or not are_in_order(heads.shifts, geometry):
         strides = [math.prod(size[axis + 1 :]) for axis in range(len(size))]
         taps = _taps(heads.shifts, geometry)
         tap = (taps * heads.shifts.new_tensor(strides)).sum(dim=-1).long()
@@ -87,7 +95,7 @@ def kernel(heads: Heads, geometry: Geometry, dtype: torch.dtype) -> Tensor:
     return matrices.reshape(groups * outputs, inputs, *size)
 
 
-def _are_in_order(shifts: Tensor, geometry: Geometry) -> bool:
+def are_in_order(shifts: Tensor, geometry: Geometry) -> bool:
     """Whether head h attends to tap h, as the construction has it."""
     return bool(shifts.tolist() == offsets_in_order(geometry))
 
@@ -116,28 +124,3 @@ def _are_identities(matrices: Tensor) -> bool:
 def _identities(n: int, count: int) -> list[list[list[float]]]:
     """Identities as plain numbers, not to be changed."""
     return [[[float(i == j) for j in range(n)] for i in range(n)]] * count
-
-
-def _is_identity(stored: Tensor) -> bool:
-    """Whether the matrices of a factor (G, m, n, H) are the identity; reads one that is, once.
-
-    First its diagonal, where a kernel hardly has ones alone. Without its last entry, an n x n
-    matrix is n - 1 rows of n + 1 entries, of which the first is on the diagonal. The others are
-    zeros if the largest of their bytes is, which vector units find at the speed of memory.
-    """
-    groups, m, n, _ = stored.shape
-    if n != m or not stored.numel():
-        return n == m
-    least, most = stored.diagonal(dim1=1, dim2=2).aminmax()
-    if not least.item() == 1 == most.item():
-        return False
-    if n == 1:
-        return True
-    entries = stored.contiguous().view(torch.uint8)
-    size = entries.shape[3]
-    beside = entries.as_strided(
-        (groups, n - 1, n * size),
-        (n * n * size, (n + 1) * size, 1),
-        entries.storage_offset() + size,
-    )
-    return not beside.amax().item()

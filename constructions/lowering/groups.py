@@ -18,7 +18,7 @@ from constructions.formats import DOUBLE
 from constructions.geometry.lattice import Lattice, displacements
 from constructions.layer.soft_padding import SoftPadding
 from constructions.lowering.bands import Scores, Squares
-from constructions.sources.stencil import plain_sum
+from constructions.sources.sums import plain_sum
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from constructions.formats import DOUBLE
 from constructions.geometry.lattice import Lattice
 from constructions.heads import Kind
 from constructions.layer.attention import MultiHeadSelfAttention
+from constructions.layer.parameters import CONTENT
 from constructions.lowering.bands import SumOverAxes
 from constructions.lowering.groups import ScoredHead, completed_squares, grouped
 from constructions.lowering.lowered import Lowered
@@ -139,10 +140,11 @@ def _read(layer: MultiHeadSelfAttention) -> _PositionalHeads:
     Raises:
         ValueError: the heads depend on the input, or their weights are of another kind.
     """
-    if not has_values(layer.value):
+    if not has_values(layer.numbers):
         raise ValueError("layer is on the meta device; accepted: one whose numbers can be read")
-    for name in layer.content:
-        if getattr(layer, name).detach().count_nonzero():
+    for name in CONTENT:
+        term: Tensor | None = getattr(layer, name)
+        if term is not None and term.detach().count_nonzero():
             raise ValueError(
                 f"layer has live content terms ({name} is not zero), so that its weights depend on "
                 "the input; accepted: positional terms alone"
@@ -158,12 +160,13 @@ def _read(layer: MultiHeadSelfAttention) -> _PositionalHeads:
             "grid; accepted: one that selects shifts"
         )
     heads = layer.heads
+    value, output = (matrices.to(layer.dtype) for matrices in heads.matrices())
     return _PositionalHeads(
         encoding=heads.encoding,
         shifts=heads.shifts.detach().to("cpu", DOUBLE),
         positional_key=heads.positional_key.detach().to("cpu", DOUBLE),
         sharpness=layer.sharpness,
         sink_height=layer.sink_height,
-        value=heads.value,
-        output=heads.output,
+        value=value,
+        output=output,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import nn
 
 from constructions.sources.convolutions import (
@@ -28,8 +27,8 @@ AnySource = AnyConvolution | AnyPooling
 SOURCES = CONVOLUTIONS + POOLINGS
 
 
-def stencil_of(source: AnySource, of_pooling: torch.dtype = torch.float32) -> Stencil:
-    """Check a module and read it: a convolution in its own dtype, a pooling in the given one.
+def stencil_of(source: AnySource) -> Stencil:
+    """Check a module and read it: a convolution in its own dtype, a pooling in float64.
 
     The tensors are detached and share no memory with the module.
 
@@ -39,7 +38,7 @@ def stencil_of(source: AnySource, of_pooling: torch.dtype = torch.float32) -> St
         ValueError: its dtype is none of the four formats, or an option is one that torch refuses.
     """
     if isinstance(source, POOLINGS):
-        return stencil_of_pooling(source, of_pooling)
+        return stencil_of_pooling(source)
     if isinstance(source, CONVOLUTIONS):
         return stencil_of_convolution(source)
     given: nn.Module = source

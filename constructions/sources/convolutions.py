@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch.nn.utils import parametrize
 from constructions.formats import check_format
 from constructions.geometry.geometry import Geometry
 from constructions.geometry.padding_modes import PADDING_MODES
+from constructions.sources.native import NativeConvolution
 from constructions.sources.stencil import Stencil
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
@@ -44,32 +45,33 @@ def stencil_of_convolution(conv: AnyConvolution) -> Stencil:
         ValueError: its dtype is none of the four formats.
     """
     check_convolution(conv)
-    matrices = matrices_of(conv.weight.detach(), conv.groups, transposed=conv.transposed)
+    geometry, native = geometry_of(conv), native_of(conv)
+    matrices = native.taps_of(conv.weight.detach(), conv.groups)
     return Stencil(
-        geometry=geometry_of(conv),
+        geometry=geometry,
         border=PADDING_MODES[conv.padding_mode],
         matrices=matrices.clone(memory_format=torch.contiguous_format),
         bias=None if conv.bias is None else conv.bias.detach().clone(),
+        native=native,
     )
 
 
-def matrices_of(weight: Tensor, groups: int, *, transposed: bool) -> Tensor:
-    """The taps' matrices W_δ that a kernel holds: (taps, G, D_in / G, D_out / G).
+def native_of(conv: AnyConvolution) -> NativeConvolution:
+    """The options of a convolution, as plain numbers."""
+    padding = conv.padding
+    return NativeConvolution(
+        kernel_size=_integers(conv.kernel_size),
+        stride=_integers(conv.stride),
+        padding=padding if isinstance(padding, str) else _integers(padding),
+        dilation=_integers(conv.dilation),
+        padding_mode=conv.padding_mode,
+        output_padding=_integers(conv.output_padding),
+        transposed=conv.transposed,
+    )
 
-    Gradients flow through it.
 
-    Args:
-        weight: as torch stores it, (D_out, D_in / G, *kernel), or (D_in, D_out / G, *kernel) of a
-            transposed convolution.
-        groups: G.
-        transposed: whether it is one of a transposed convolution.
-    """
-    first, second, *size = weight.shape
-    blocks = weight.reshape(groups, first // groups, second, math.prod(size))
-    if transposed:
-        # The offsets fall as the kernel index grows; reversed, they rise as everywhere else.
-        return blocks.permute(3, 0, 1, 2).flip(0)
-    return blocks.permute(3, 0, 2, 1)
+def _integers(sizes: Sequence[int]) -> tuple[int, ...]:
+    return tuple(int(n) for n in sizes)
 
 
 def geometry_of(conv: AnyConvolution) -> Geometry:
@@ -79,36 +81,38 @@ def geometry_of(conv: AnyConvolution) -> Geometry:
         ValueError: an option that torch's constructor takes, and its convolution does not.
     """
     _check_options(conv)
-    d = len(conv.kernel_size)
+    native = native_of(conv)
+    d = len(native.kernel_size)
     ones = (1,) * d
-    extent = tuple(r * (k - 1) for r, k in zip(conv.dilation, conv.kernel_size, strict=True))
+    extent = tuple(r * (k - 1) for r, k in zip(native.dilation, native.kernel_size, strict=True))
     if conv.transposed:
-        assert not isinstance(conv.padding, str)  # torch refuses names here
-        reach = tuple(e - p for e, p in zip(extent, conv.padding, strict=True))
+        assert not isinstance(native.padding, str)  # torch refuses names here
+        reach = tuple(e - p for e, p in zip(extent, native.padding, strict=True))
         before, after = reach, reach
-    elif conv.padding == "same":
+    elif native.padding == "same":
         # torch puts the odd one out at the end.
         before = tuple(e // 2 for e in extent)
         after = tuple(e - e // 2 for e in extent)
-    elif conv.padding == "valid":
+    elif native.padding == "valid":
         before = after = (0,) * d
     else:
-        before = after = tuple(int(p) for p in conv.padding)
+        assert not isinstance(native.padding, str)
+        before = after = native.padding
     return Geometry(
-        kernel_size=tuple(conv.kernel_size),
-        dilation=tuple(conv.dilation),
+        kernel_size=native.kernel_size,
+        dilation=native.dilation,
         before=before,
         after=after,
-        query_spacing=ones if conv.transposed else tuple(conv.stride),
-        pixel_spacing=tuple(conv.stride) if conv.transposed else ones,
-        output_padding=tuple(conv.output_padding) if conv.transposed else (0,) * d,
+        query_spacing=ones if conv.transposed else native.stride,
+        pixel_spacing=native.stride if conv.transposed else ones,
+        output_padding=native.output_padding if conv.transposed else (0,) * d,
         transposed=conv.transposed,
     )
 
 
 def check_sizes(name: str, sizes: Sequence[object], least: int | None) -> None:
     """Raise a ValueError unless an option of a module is made of integers, none below the least."""
-    if not all(isinstance(n, int) and (least is None or n >= least) for n in sizes):
+    if not all(isinstance(n, Integral) and (least is None or int(n) >= least) for n in sizes):
         limit = "" if least is None else f" of at least {least}"
         raise ValueError(f"conv has {name} {tuple(sizes)}; accepted: integers{limit}")
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 from torch import nn
@@ -18,6 +19,7 @@ from torch import nn
 from constructions.geometry.padding_modes import PADDING_MODES
 from constructions.geometry.window import WHOLE, WindowGeometry
 from constructions.sources.convolutions import check_hooks, check_sizes
+from constructions.sources.native import AnyNative, NativeAdaptive, NativePooling
 from constructions.sources.stencil import Stencil
 
 Pooling = nn.AvgPool1d | nn.AvgPool2d | nn.AvgPool3d
@@ -28,12 +30,11 @@ ADAPTIVE = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
 POOLINGS = FIXED + ADAPTIVE
 
 
-def stencil_of_pooling(pool: AnyPooling, dtype: torch.dtype) -> Stencil:
+def stencil_of_pooling(pool: AnyPooling) -> Stencil:
     """The canonical form of an average pooling: one tap, of matrix 1, or window / divisor.
 
     Args:
         pool: of torch's own.
-        dtype: of the matrix.
 
     Raises:
         TypeError: pool is a subclass with a forward of its own, or hooked.
@@ -42,10 +43,12 @@ def stencil_of_pooling(pool: AnyPooling, dtype: torch.dtype) -> Stencil:
     """
     check_pooling(pool)
     if isinstance(pool, ADAPTIVE):
-        return _stencil_of_adaptive(pool, dtype)
+        return _stencil_of_adaptive(pool)
     d = FIXED.index(next(p for p in FIXED if isinstance(pool, p))) + 1
     window = _per_axis(pool.kernel_size, d)
-    stride = window if pool.stride is None else _per_axis(pool.stride, d)
+    # torch takes an empty tuple for no stride of its own.
+    given: object = pool.stride
+    stride = window if given is None or given == () else _per_axis(pool.stride, d)
     padding = _per_axis(pool.padding, d)
     check_sizes("kernel_size", window, 1)
     check_sizes("stride", stride, 1)
@@ -62,7 +65,15 @@ def stencil_of_pooling(pool: AnyPooling, dtype: torch.dtype) -> Stencil:
     geometry = _geometry(
         window, stride, padding, pool.ceil_mode, counted if divisor is None else "window"
     )
-    return _stencil(geometry, scale, dtype)
+    native = NativePooling(
+        kernel_size=window,
+        stride=stride,
+        padding=padding,
+        ceil_mode=pool.ceil_mode,
+        count_include_pad=pool.count_include_pad,
+        divisor_override=divisor,
+    )
+    return _stencil(geometry, scale, native)
 
 
 def check_pooling(pool: AnyPooling) -> None:
@@ -98,7 +109,7 @@ def adaptive_windows(pixels: int, outputs: int) -> tuple[int, int] | None:
     return sizes.pop(), steps.pop()
 
 
-def _stencil_of_adaptive(pool: AdaptivePooling, dtype: torch.dtype) -> Stencil:
+def _stencil_of_adaptive(pool: AdaptivePooling) -> Stencil:
     """One pixel of all, on each axis: a window that hangs over the end; or each pixel its own."""
     sizes = output_size_of(pool)
     if not all(n in (1, None) for n in sizes):
@@ -108,7 +119,8 @@ def _stencil_of_adaptive(pool: AdaptivePooling, dtype: torch.dtype) -> Stencil:
             "is for one size"
         )
     window = tuple(1 if n is None else WHOLE for n in sizes)
-    return _stencil(_geometry(window, window, (0,) * len(window), True, "pixels"), 1.0, dtype)
+    geometry = _geometry(window, window, (0,) * len(window), True, "pixels")
+    return _stencil(geometry, 1.0, NativeAdaptive(sizes))
 
 
 def _geometry(
@@ -136,11 +148,12 @@ def _geometry(
     )
 
 
-def _stencil(geometry: WindowGeometry, scale: float, dtype: torch.dtype) -> Stencil:
-    matrix = torch.full((1, 1, 1, 1), scale, dtype=dtype)
-    return Stencil(geometry, PADDING_MODES["zeros"], matrix, None)
+def _stencil(geometry: WindowGeometry, scale: float, native: AnyNative) -> Stencil:
+    matrix = torch.full((1, 1, 1, 1), scale, dtype=torch.float64)
+    return Stencil(geometry, PADDING_MODES["zeros"], matrix, None, native)
 
 
 def _per_axis(option: int | Sequence[int], dimension: int) -> tuple[int, ...]:
-    sizes = (option,) * dimension if isinstance(option, int) else tuple(option)
+    given = option if isinstance(option, Sequence) else (option,)
+    sizes = tuple(int(n) if isinstance(n, Integral) else n for n in given)
     return sizes * dimension if len(sizes) == 1 else sizes

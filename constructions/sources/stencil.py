@@ -14,8 +14,8 @@ from torch import Tensor
 
 from constructions.geometry.geometry import Geometry
 from constructions.geometry.padding_modes import PaddingMode
-from constructions.matrix_units import IMAGES_TRANSFORMED, may_transform
-from constructions.tracing import is_traced
+from constructions.sources.native import AnyNative
+from constructions.sources.sums import plain_sum
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,14 @@ class Stencil:
         matrices: (taps, groups, D_in / groups, D_out / groups), the W_δ as diagonal blocks, in the
             order of `geometry.offsets()`.
         bias: (D_out,) or None.
+        native: what it was read from, by torch's names; None for a stencil of one's own.
     """
 
     geometry: Geometry
     border: PaddingMode
     matrices: Tensor
     bias: Tensor | None
+    native: AnyNative | None = None
 
     @property
     def offsets(self) -> Tensor:
@@ -145,15 +147,3 @@ def convolve(
         )
 
     return plain_sum(of, at_targets)
-
-
-def plain_sum(convolution: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    """A convolution of images, each output a sum of products, whatever torch's flags on a CPU.
-
-    Where torch would hand so many images to NNPACK, which transforms them, they go in parts that
-    are too small for it: of sums of products the bounds speak, and those are exact on integers. No
-    flag of torch's is touched, which other threads would see too. Traced code is left to torch.
-    """
-    if is_traced() or not may_transform(len(images), images.dtype, images.device.type):
-        return convolution(images)
-    return torch.cat([convolution(part) for part in torch.split(images, IMAGES_TRANSFORMED - 1)])

@@ -21,7 +21,7 @@ from constructions.certificate import Certificate
 from constructions.formats import smallest_subnormal, unit_roundoff
 from constructions.layer.attention import MultiHeadSelfAttention
 from tests.support import parallel
-from tests.support.helpers import filled, integers, refused
+from tests.support.helpers import edit_matrices, filled, integers, refused
 from tests.support.ledger import record
 
 HEADS = "heads_that_shift_sum_to_a_convolution"
@@ -43,6 +43,11 @@ class Case(NamedTuple):
     def layer(self) -> MultiHeadSelfAttention:
         """The layer that computes the convolution."""
         return attention_from_conv(self.conv, **self.options)
+
+    @property
+    def in_factors(self) -> MultiHeadSelfAttention:
+        """The same layer, W_val and W_out trained in place of the kernel."""
+        return self.layer.unfreeze("value", "output")
 
     @property
     def gradient(self) -> Tensor:
@@ -149,10 +154,10 @@ def impulse() -> Case:
 
 
 def only(head: int, layer: MultiHeadSelfAttention) -> MultiHeadSelfAttention:
-    """The layer with one head that counts."""
+    """The layer with one head that counts, its sharpness trained."""
     others = torch.arange(layer.num_heads) != head
-    layer.value.data[..., others] = 0
-    return layer
+    edit_matrices(layer, lambda matrices: matrices.mul_(~others[:, None, None, None]))
+    return layer.unfreeze("value", "output", "sharpness")
 
 
 def jobs() -> dict[str, parallel.Job]:
@@ -198,7 +203,7 @@ def jobs() -> dict[str, parallel.Job]:
     )
     asked["network, batch"] = data(network, BATCH, integers(*network(BATCH).shape), 1)
     case = averaged()
-    asked["layer, batch"] = data(case.layer, case.x, case.gradient, 3)
+    asked["layer, batch"] = data(case.in_factors, case.x, case.gradient, 3)
     asked |= {f"rows: {name}": rows(case) for name, case in (WHOLE_ROWS | REAL_ROWS).items()}
     asked |= {"impulse": rows(impulse()), "impulse, less": rows(impulse(), 1)}
     asked |= {f"less: {n}": rows(WHOLE_ROWS[n], 1) for n in ("3 x 3", "strided, dilated", "even")}
@@ -212,7 +217,7 @@ WRONG_STYLES: Mapping[str, parallel.ShardHeads] = {
 
 
 def averaged() -> Case:
-    """A layer for DDP: real numbers, saturated, W_val and W_out trained."""
+    """A layer for DDP: real numbers, saturated."""
     return real(nn.Conv2d(3, 5, 3, padding=1), 8, 3, 6, 5)
 
 
@@ -258,7 +263,7 @@ def test_heads_over_ranks_are_the_convolution_and_its_gradients_on_integers(
     name: str, ranks: Callable[[str], list[Any]]
 ) -> None:
     case = WHOLE_HEADS[name]
-    expected = gradients(case.layer, case.x, case.gradient)
+    expected = gradients(case.in_factors, case.x, case.gradient)
     assert torch.equal(expected["y"], case.conv(case.x))
     for of_rank in ranks(f"heads: {name}"):
         assert_same(of_rank, expected)
@@ -268,7 +273,9 @@ def test_heads_over_ranks_are_the_convolution_and_its_gradients_on_integers(
 def test_network_parallelised_layer_by_layer_is_the_network_on_integers(
     ranks: Callable[[str], list[Any]],
 ) -> None:
-    network = convert(NETWORK)
+    network: Any = convert(NETWORK)
+    for layer in (network[0], network[2]):
+        layer.unfreeze("value", "output")
     expected = gradients(network, BATCH, integers(*network(BATCH).shape))
     assert torch.equal(expected["y"], NETWORK(BATCH))
     for of_rank in ranks("network, heads"):
@@ -334,8 +341,8 @@ def test_ddp_gradients_are_within_the_rounding_of_two_sums(
     ranks: Callable[[str], list[Any]],
 ) -> None:
     case = averaged()
-    expected = gradients(case.layer, case.x, case.gradient)
-    moduli = case.layer.double()
+    expected = gradients(case.in_factors, case.x, case.gradient)
+    moduli = case.in_factors.double()
     with torch.no_grad():
         for parameter in moduli.parameters():
             if parameter.requires_grad:
@@ -360,7 +367,7 @@ def test_ddp_keeps_the_parameters_of_all_ranks_equal(
     ranks: Callable[[str], list[Any]],
 ) -> None:
     first, *others = (of_rank["parameters"] for of_rank in ranks("layer, batch"))
-    before = dict(averaged().layer.named_parameters())
+    before = dict(averaged().in_factors.named_parameters())
     assert any(not torch.equal(first[name], before[name]) for name in first)
     for other in others:
         assert all(torch.equal(other[name], first[name]) for name in first)

@@ -149,13 +149,13 @@ def test_without_onednn_a_cpu_may_transform_sixteen_images_of_float32(
 ) -> None:
     assert not may_transform(images, dtype, kind)
     with without_onednn():
-        there = torch.backends.nnpack.is_available()
+        there = torch._nnpack_available()
         assert may_transform(images, dtype, kind) == (expected and there)
         with torch.backends.nnpack.flags(enabled=False):
             assert not may_transform(images, dtype, kind)
 
 
-@pytest.mark.skipif(not torch.backends.nnpack.is_available(), reason="torch without NNPACK")
+@pytest.mark.skipif(not torch._nnpack_available(), reason="torch without NNPACK")
 @pytest.mark.parametrize("kernel", [2, 3, 5, 8, 16])
 def test_torch_transforms_no_fewer_images_than_it_is_said_to(kernel: int) -> None:
     generator = torch.Generator().manual_seed(kernel)

@@ -12,7 +12,9 @@ import torch
 from hypothesis import given
 from torch import Tensor, nn
 
+from constructions import attention_from_conv
 from constructions.formats import FORMATS
+from constructions.layer.parameters import PARTS
 from tests.support.helpers import papers_layer
 from tests.support.ledger import ROOT
 from tests.support.strategies import CONVOLUTIONS, Geometry, geometries
@@ -66,9 +68,44 @@ def test_saturation_that_the_function_tells_is_enough() -> None:
         assert told[str(dtype).removeprefix("torch.")] >= layer.normaliser.one_hot_gap(dtype)
 
 
-def test_table_has_every_parameter_of_the_layer() -> None:
-    layer = papers_layer(nn.Conv2d(2, 2, 3), sharpness=1.0)
-    assert re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE) == list(layer.state_dict())
+def rows(page: str, columns: int) -> list[list[str]]:
+    """The rows of all tables of so many columns whose first entry is code, without backquotes."""
+    found = re.findall(r"^\| (`.+) \|$", page, re.MULTILINE)
+    cut = [[cell.strip() for cell in row.replace("`", "").split("|")] for row in found]
+    return [row for row in cut if len(row) == columns]
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(3, 2), (2, 2), (2, 3)])
+def test_table_says_what_the_layer_stores_and_how(inputs: int, outputs: int) -> None:
+    layer = attention_from_conv(nn.Conv2d(inputs, outputs, 3), sharpness=1.0)
+    stored = {name: kind for name, *_, kind in rows(PAGE, 5)}
+    parameters = [name for name, kind in stored.items() if kind == "parameter"]
+    buffers = [name for name, kind in stored.items() if kind.startswith("buffer")]
+    saved = [name for name, kind in stored.items() if kind.endswith("state_dict")]
+    assert parameters == [name for name, _ in layer.named_parameters()]
+    assert set(buffers) == {name for name, _ in layer.named_buffers()}
+    assert set(layer.state_dict()) == {*parameters, *saved}
+    assert [name for name, kind in stored.items() if kind == "None"] == list(PARTS["content"])
+    assert all(getattr(layer, name) is None for name in PARTS["content"])
+    views = [name for name, kind in stored.items() if "view of weight" in kind]
+    assert views == ["value", "output"]
+    view, none = views if outputs <= inputs else reversed(views)
+    assert getattr(layer, none) is None
+    assert getattr(layer, view)._base is layer.weight
+    assert list(stored) == [*parameters, *saved, *buffers[len(saved) :], *PARTS["content"], *views]
+
+
+def test_table_says_what_each_part_makes_of_the_layer() -> None:
+    told = {part.strip('"'): row for part, *row in rows(PAGE, 4)}
+    assert told.keys() == PARTS.keys()
+    for part, (names, _, evaluation) in told.items():
+        layer = attention_from_conv(nn.Conv2d(2, 3, 3), sharpness=1.0)
+        before = {name for name, _ in layer.named_parameters()}
+        layer.unfreeze(part)
+        made = {name for name, _ in layer.named_parameters()} - before
+        assert made == set(names.split(", ")), part
+        assert made <= layer.state_dict().keys()
+        assert layer.evaluation == evaluation
 
 
 def test_slugs_that_the_page_cites_are_the_theorems() -> None:

@@ -87,8 +87,15 @@ def off_target(row: NDArray[np.float64], target: int) -> Fraction:
 
 def _shifts(layer: nn.Module) -> torch.Tensor:
     shifts = layer.positional_shift
-    assert isinstance(shifts, nn.Parameter)
-    return shifts.data
+    assert isinstance(shifts, torch.Tensor)
+    return shifts.detach()
+
+
+def _matrices(layer: nn.Module) -> list[torch.Tensor]:
+    """What is stored of the heads' matrices, to be edited: the heads, taps of a kernel, last."""
+    if isinstance(layer.weight, nn.Parameter):
+        return [layer.weight.detach().flatten(2)]
+    return [f.detach() for f in (layer.value, layer.output) if isinstance(f, nn.Parameter)]
 
 
 def reversed_kernel(layer: nn.Module) -> None:
@@ -123,21 +130,20 @@ def target_beyond_the_grid(layer: nn.Module) -> None:
 
 def missing_head(layer: nn.Module) -> None:
     """The first head counts for nothing."""
-    assert isinstance(layer.output, nn.Parameter)
-    layer.output.data[..., 0] = 0
+    for matrices in _matrices(layer):
+        matrices[..., 0] = 0
 
 
 def shared_matrices(layer: nn.Module) -> None:
     """One matrix for all heads."""
-    for parameter in (layer.value, layer.output):
-        assert isinstance(parameter, nn.Parameter)
-        parameter.data.copy_(parameter.data[..., :1].clone().expand_as(parameter))
+    for matrices in _matrices(layer):
+        matrices.copy_(matrices[..., :1].clone().expand_as(matrices))
 
 
 def half_the_sharpness(layer: nn.Module) -> None:
     """Scores of half the size, while the layer still states its sharpness."""
-    assert isinstance(layer.positional_key, nn.Parameter)
-    layer.positional_key.data.mul_(0.5)
+    assert isinstance(layer.positional_key, torch.Tensor)
+    layer.positional_key.mul_(0.5)
 
 
 every_wrong_layer = pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -15,8 +15,19 @@ from torch import Tensor, nn
 from constructions import attention_from_conv
 from constructions.layer.attention import MultiHeadSelfAttention
 from constructions.sources import AnyConvolution
+from constructions.sources.native import NativeConvolution
 
-__all__ = ["Scores", "enlivened", "filled", "integers", "papers_layer", "refused", "sunk", "traced"]
+__all__ = [
+    "Scores",
+    "edit_matrices",
+    "enlivened",
+    "filled",
+    "integers",
+    "papers_layer",
+    "refused",
+    "sunk",
+    "traced",
+]
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -42,6 +53,7 @@ def papers_layer(conv: AnyConvolution, **options: Any) -> MultiHeadSelfAttention
 
 def enlivened(layer: MultiHeadSelfAttention) -> MultiHeadSelfAttention:
     """The layer with content terms of integers, and positional keys other than the identity."""
+    layer.unfreeze("content")
     with torch.no_grad():
         for name in ("query", "key", "content_bias", "positional_key"):
             parameter = getattr(layer, name)
@@ -49,10 +61,20 @@ def enlivened(layer: MultiHeadSelfAttention) -> MultiHeadSelfAttention:
     return layer
 
 
+def edit_matrices(layer: MultiHeadSelfAttention, edit: Callable[[Tensor], object]) -> None:
+    """Edit the matrix of each head, (H, G, D_in / G, D_out / G), in place; the kernel keeps it."""
+    assert isinstance(layer.native, NativeConvolution)
+    with torch.no_grad():
+        value, output = layer.head_matrices()
+        matrices = value @ output  # one of the two is the identity
+        edit(matrices)
+        layer.weight.copy_(layer.native.weight_of(matrices))
+
+
 def sunk(layer: MultiHeadSelfAttention, height: float) -> MultiHeadSelfAttention:
     """The layer with its sink at another height, at the sharpness that it has."""
     if layer.positional_sharpness is None:
-        layer.positional_sharpness = nn.Parameter(torch.tensor(layer.sharpness).double())
+        layer.positional_sharpness = torch.tensor([layer.sharpness], dtype=torch.float64)
     layer.boundary_rule = replace(layer.boundary_rule, sink_height=height)
     return layer
 

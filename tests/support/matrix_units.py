@@ -124,12 +124,45 @@ class OnUnit(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 done = self.unit.product(args[0].unsqueeze(0), args[1].unsqueeze(0)).squeeze(0)
             elif func is aten.bmm.default:
                 done = self.unit.product(args[0], args[1])
-            elif func is aten.convolution.default and not args[6]:
-                done = self._convolution(*args)
+            elif func is aten.convolution.default:
+                done = self._transposed(*args) if args[6] else self._convolution(*args)
             if done is not None:
                 self.calls += 1
                 return done
         return func(*args, **(kwargs or {}))
+
+    def _transposed(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        stride: Sequence[int],
+        padding: Sequence[int],
+        dilation: Sequence[int],
+        transposed: bool,
+        output_padding: Sequence[int],
+        groups: int,
+    ) -> Tensor:
+        """The convolution of the zero-stuffed image, its kernel reversed and its channels swapped.
+
+        Zeros between the pixels round nothing, wherever a unit cuts its sums.
+        """
+        size, axes = weight.shape[2:], range(2, x.dim())
+        sides: list[int] = []
+        for axis, s, k, d, p, more in zip(
+            axes, stride, size, dilation, padding, output_padding, strict=True
+        ):
+            stuffed = x.new_zeros(
+                *x.shape[:axis], (x.shape[axis] - 1) * s + 1, *x.shape[axis + 1 :]
+            )
+            stuffed.index_copy_(axis, torch.arange(0, stuffed.shape[axis], s), x)
+            x, reach = stuffed, d * (k - 1) - p
+            sides = [reach, reach + more, *sides]
+        blocks = weight.reshape(groups, -1, *weight.shape[1:]).transpose(1, 2)
+        kernel = blocks.reshape(-1, weight.shape[0] // groups, *size).flip(tuple(axes))
+        one, none = [1] * len(size), [0] * len(size)
+        x = F.pad(x, sides)
+        return self._convolution(x, kernel, bias, one, none, dilation, False, none, groups)
 
     def _convolution(
         self,

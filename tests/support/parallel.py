@@ -95,8 +95,9 @@ def _group(rank: int, world_size: int, where: str) -> Iterator[DeviceMesh]:
 class ShardHeads(ParallelStyle):
     """Tensor parallelism: every rank has its heads, and one all-reduce adds up their outputs.
 
-    Parameters of the heads are sharded on the axis of the heads, sharpness and bias are replicated.
-    A rank runs the layer itself on its shards, which make a layer of fewer heads and no bias; the
+    No axis of a kernel is that of the heads, so that the layer stores W_val and W_out in its place.
+    What belongs to a head is sharded on the axis of the heads, sharpness and bias are replicated. A
+    rank runs the layer itself on its shards, which make a layer of fewer heads and no bias; the
     bias is added to the sum. Input and output are whole and plain, as for torch's own styles.
     """
 
@@ -105,18 +106,20 @@ class ShardHeads(ParallelStyle):
 
     def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
         assert isinstance(module, MultiHeadSelfAttention)
+        module.unfreeze("value", "output")
         # The layer's code without its tensors: it runs on those that it is lent.
         code = copy.deepcopy(module).to("meta")
         placements: dict[str, Placement] = {}
-        for name, parameter in list(module.named_parameters()):
-            placements[name] = self.placement(name, parameter)
-            distributed = distribute_tensor(parameter.detach(), device_mesh, [placements[name]])
-            module.register_parameter(
-                name, nn.Parameter(distributed, requires_grad=parameter.requires_grad)
-            )
+        for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+            placements[name] = self.placement(name, tensor)
+            distributed = distribute_tensor(tensor.detach(), device_mesh, [placements[name]])
+            own: Tensor = distributed
+            if isinstance(tensor, nn.Parameter):
+                own = nn.Parameter(distributed, requires_grad=tensor.requires_grad)
+            setattr(module, name, own)
 
-        def part(x: Tensor, *parameters: Tensor) -> Tensor:
-            lent = dict(zip(placements, parameters, strict=True))
+        def part(x: Tensor, *tensors: Tensor) -> Tensor:
+            lent = dict(zip(placements, tensors, strict=True))
             if "bias" in lent:
                 lent["bias"] = self.bias_of_a_rank(lent["bias"])
             output: Tensor = functional_call(code, lent, (x,))
@@ -143,11 +146,11 @@ class ShardHeads(ParallelStyle):
         module.forward = forward  # type: ignore[method-assign, assignment]
         return module
 
-    def placement(self, name: str, parameter: Tensor) -> Placement:
-        """Where a parameter of the layer goes."""
+    def placement(self, name: str, tensor: Tensor) -> Placement:
+        """Where a parameter or a buffer of the layer goes."""
         if name in self.replicated:
             return Replicate()
-        return Shard(parameter.dim() - 1 if name in self.heads_last else 0)
+        return Shard(tensor.dim() - 1 if name in self.heads_last else 0)
 
     def bias_of_a_rank(self, bias: Tensor) -> Tensor:
         """Zero, which adds nothing."""
@@ -169,7 +172,9 @@ class LoseLastHeads(ShardHeads):
         assert isinstance(module, MultiHeadSelfAttention)
         share = math.ceil(module.num_heads / device_mesh.size())
         kept = (math.ceil(module.num_heads / share) - 1) * share
-        module.output.data[..., kept:] = 0
+        module.unfreeze("value", "output")
+        with torch.no_grad():
+            module.output[..., kept:] = 0
         return super()._apply(module, device_mesh)
 
 

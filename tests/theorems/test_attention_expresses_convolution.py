@@ -326,9 +326,11 @@ def test_layer_has_the_stated_sizes_and_weights(geometry: Geometry) -> None:
     d_in, d_out = conv.in_channels // conv.groups, conv.out_channels // conv.groups
     assert layer.num_heads == taps
     assert layer.positional_key.shape == (taps, rank + 1, rank + 1)
-    assert layer.value.shape == (conv.groups, min(d_in, d_out), d_in, taps)
-    assert layer.output.shape == (conv.groups, d_out, min(d_in, d_out), taps)
-    assert not any(p.any() for p in (layer.query, layer.key, layer.content_bias))
+    assert [tuple(factor.shape) for factor in layer.head_matrices()] == [
+        (taps, conv.groups, d_in, min(d_in, d_out)),
+        (taps, conv.groups, min(d_in, d_out), d_out),
+    ]
+    assert layer.query is layer.key is layer.content_bias is None  # zero
     assert (layer.positional_key == torch.eye(rank + 1)).all()
     assert len(set(map(tuple, layer.positional_shift.tolist()))) == taps
     blocks = conv.weight.reshape(conv.groups, -1, *conv.weight.shape[1:]).flatten(3)

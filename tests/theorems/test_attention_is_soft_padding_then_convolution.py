@@ -29,12 +29,13 @@ from constructions.geometry.lattice import Lattice
 from constructions.geometry.view import View
 from constructions.layer import soft_padding
 from constructions.layer.attention import MultiHeadSelfAttention
+from constructions.layer.parameters import PARTS
 from constructions.layer.soft_padding import Full, SoftPadding, Span
 from constructions.layer.structure import kernel, products
 from constructions.normalisers import Softmax
 from constructions.normalisers.quotients import Top1
 from tests.support import formal
-from tests.support.helpers import filled, integers
+from tests.support.helpers import edit_matrices, filled, integers
 from tests.support.layout import ANCHOR, page_of
 from tests.support.ledger import ROOT, record
 from tests.support.oracle import convolve_module, exact_error, numbers
@@ -427,38 +428,53 @@ def plain_case(dtype: torch.dtype = torch.float64) -> Case:
     return Case(conv, integers(2, 2, 5, 4, dtype=dtype) / 3)
 
 
-def unfreeze(name: str) -> Callable[[MultiHeadSelfAttention], None]:
-    def unfreeze_it(layer: MultiHeadSelfAttention) -> None:
-        getattr(layer, name).requires_grad_(True)
+def train(part: str, *names: str) -> Callable[[MultiHeadSelfAttention], None]:
+    """Unfreeze a part, and of its parameters train those that are named."""
 
-    unfreeze_it.__name__ = f"unfreeze_{name}"
-    return unfreeze_it
+    def train_it(layer: MultiHeadSelfAttention) -> None:
+        layer.unfreeze(part)
+        for name in PARTS[part]:
+            getattr(layer, name).requires_grad_(name in names)
+
+    train_it.__name__ = f"train_{'_and_'.join(names)}"
+    return train_it
 
 
 def sharpen_one_head(layer: MultiHeadSelfAttention) -> None:
-    layer.positional_key.data[0] *= 2
+    layer.positional_key[0] *= 2
 
 
 def move_one_head_between_pixels(layer: MultiHeadSelfAttention) -> None:
-    layer.positional_shift.data[0, 0] += 0.5
+    layer.positional_shift[0, 0] += 0.5
 
 
 def move_one_head_off_the_kernel(layer: MultiHeadSelfAttention) -> None:
-    layer.positional_shift.data[0, 0] -= 1
+    layer.positional_shift[0, 0] -= 1
+
+
+def content_of(layer: MultiHeadSelfAttention) -> tuple[Tensor, Tensor, Tensor]:
+    """W_qry, W_key and u, to be edited, none of them trained."""
+    layer.unfreeze("content")
+    terms = layer.query, layer.key, layer.content_bias
+    query, key, bias = (term.requires_grad_(False) for term in terms if term is not None)
+    return query, key, bias
 
 
 def let_one_head_see_content(layer: MultiHeadSelfAttention) -> None:
-    layer.query.data[0, 0, 0] = 1
-    layer.key.data[0, 0, 0] = 1
+    with torch.no_grad():
+        for term in content_of(layer)[:2]:
+            term[0, 0, 0] = 1
 
 
 def bias_the_keys(layer: MultiHeadSelfAttention) -> None:
-    layer.key.data[:] = 1
-    layer.content_bias.data[:] = 1
+    with torch.no_grad():
+        for term in content_of(layer)[1:]:
+            term.fill_(1)
 
 
 OFF_THE_STRUCTURE = [
-    *map(unfreeze, ("query", "key", "content_bias", "positional_key", "positional_shift")),
+    *(train("content", name) for name in PARTS["content"]),
+    *(train("shifts", name) for name in PARTS["shifts"]),
     sharpen_one_head,
     move_one_head_between_pixels,
     move_one_head_off_the_kernel,
@@ -479,7 +495,7 @@ def test_layer_off_the_shared_structure_is_refused_factored_and_run_otherwise(
         for evaluation in ("auto", *WAYS)
     )
     assert auto.evaluation == "factored"
-    unedited = copy.deepcopy(auto.state_dict())
+    unedited = auto.positional_key.clone(), auto.positional_shift.clone()
     for layer in (auto, dense, factored):
         edit(layer)
     fuses = edit in (sharpen_one_head, move_one_head_off_the_kernel)  # by integers
@@ -489,9 +505,12 @@ def test_layer_off_the_shared_structure_is_refused_factored_and_run_otherwise(
     for use in (lambda: factored.evaluation, lambda: case.run(factored)):
         with pytest.raises(ValueError, match=r"^evaluation 'factored' does not apply"):
             use()
-    for name in (*auto.content, "positional_key", "positional_shift"):
-        getattr(auto, name).requires_grad_(False)
-    auto.load_state_dict(unedited)
+    # What is no longer trained, and has its numbers back, is factored again.
+    with torch.no_grad():
+        auto.positional_key.requires_grad_(False).copy_(unedited[0])
+        auto.positional_shift.requires_grad_(False).copy_(unedited[1])
+        for term in content_of(auto):
+            term.zero_()
     assert auto.evaluation == "factored"
 
 
@@ -546,20 +565,20 @@ def rank_of(rows: list[list[int]]) -> int:
 
 def one_head_between_pixels() -> MultiHeadSelfAttention:
     layer = attention_from_conv(nn.Conv1d(1, 1, 1), sharpness=1.0, evaluation="dense")
-    layer.positional_shift.data += 0.3
+    layer.positional_shift += 0.3
     return layer
 
 
 def all_heads_between_pixels_alike() -> MultiHeadSelfAttention:
     layer = attention_from_conv(nn.Conv1d(1, 1, 3, padding=1), sharpness=1.0, evaluation="dense")
-    layer.positional_shift.data += 0.5
+    layer.positional_shift += 0.5
     return layer
 
 
 def heads_that_never_meet() -> MultiHeadSelfAttention:
     conv = nn.Conv1d(1, 1, 3, padding=1, stride=3)
     layer = attention_from_conv(conv, sharpness=1.0, evaluation="dense")
-    layer.positional_key.data *= torch.tensor([1.0, 2.0, 0.5])[:, None, None]
+    layer.positional_key *= torch.tensor([1.0, 2.0, 0.5])[:, None, None]
     return layer
 
 
@@ -634,11 +653,6 @@ def zeroed(i: int) -> Callable[[Tensor], None]:
     return zero
 
 
-def outputs_of(layer: MultiHeadSelfAttention) -> Tensor:
-    """W_out of every head, to be edited."""
-    return layer.head_matrices()[1].detach()
-
-
 @control
 @given(data=st.data(), dtype=exact_format)
 def test_two_heads_swapped_or_one_zeroed_change_dense_and_factored_alike(
@@ -654,7 +668,7 @@ def test_two_heads_swapped_or_one_zeroed_change_dense_and_factored_alike(
     unit = min(truth.exponent, other.exponent)
     boundary = data.draw(boundaries(case.conv.padding_mode))
     for layer in both_ways(case, boundary=boundary).values():
-        swapped(i, j)(layer.positional_shift.data) if swap else zeroed(i)(outputs_of(layer))
+        swapped(i, j)(layer.positional_shift) if swap else edit_matrices(layer, zeroed(i))
         y = numbers(case.run(layer))
         # Always the edited convolution, and the original one where the two agree alone.
         assert not exact_error(y, truth).any()
@@ -673,7 +687,7 @@ def test_edited_heads_are_the_edited_convolution_at_finite_sharpness_too(
     outputs, roundings = [], []
     for layer in both_ways(case, sharpness=9.0).values():
         assert certify(layer, case.conv, case.x).holds
-        edit(layer.positional_shift.data if edit.__name__ == "swap" else outputs_of(layer))
+        edit(layer.positional_shift) if edit.__name__ == "swap" else edit_matrices(layer, edit)
         assert not certify(layer, case.conv, case.x).holds
         certificate = certify(layer, edited, case.x)
         assert certificate.holds
@@ -687,6 +701,8 @@ def test_edited_heads_are_the_edited_convolution_at_finite_sharpness_too(
 
 def gradients(layer: MultiHeadSelfAttention, case: Case, upstream: Tensor) -> dict[str, Tensor]:
     """The gradients of the sum of upstream times output, by what they are gradients in."""
+    if layer.positional_sharpness is not None:
+        layer.unfreeze("sharpness")
     x = case.x.detach().clone().requires_grad_(True)
     named = {"x": x} | {n: p for n, p in layer.named_parameters() if p.requires_grad}
     y = Case(case.conv, x, case.output_size).run(layer)
@@ -713,7 +729,7 @@ def test_saturated_gradients_of_both_evaluations_agree_bit_for_bit_on_integers(
     dense, factored = (
         gradients(layer, case, upstream) for layer in both_ways(case, boundary=boundary).values()
     )
-    assert dense.keys() == factored.keys() >= {"x", "value", "output"}
+    assert dense.keys() == factored.keys() >= {"x", "weight"}
     for name in dense:
         assert torch.equal(dense[name], factored[name])
     record(dtype=dtype)
@@ -722,9 +738,10 @@ def test_saturated_gradients_of_both_evaluations_agree_bit_for_bit_on_integers(
 def moduli(layer: MultiHeadSelfAttention) -> MultiHeadSelfAttention:
     """The layer with the moduli of its matrices and its bias."""
     positive = copy.deepcopy(layer)
-    for parameter in (positive.value, positive.output, positive.bias):
-        if parameter is not None:
-            parameter.data.abs_()
+    with torch.no_grad():
+        positive.weight.abs_()
+        if positive.bias is not None:
+            positive.bias.abs_()
     return positive
 
 
@@ -766,7 +783,7 @@ def roundings_of_gradients(
     largest = math.prod(map(max, keys, targets))
     batch, channels = view.image.shape[:2]
     heads, queries = dense.num_heads, view.queries.size
-    outputs = dense.groups * dense.output.shape[1]
+    outputs = dense.out_channels or 0
     n = heads * (queries * (math.prod(keys) + 1) + channels + outputs)
     n += batch * (queries + channels * (largest + math.prod(keys) + 1))
     n += sum(k * t + k + t for k, t in zip(keys, targets, strict=True)) + view.targets.size + 64

@@ -323,8 +323,7 @@ def test_cropped_pixel_is_no_key_and_spreads_nowhere(device: str) -> None:
 @pytest.mark.parametrize("value", NON_FINITE, ids=str)
 def test_live_content_terms_spread_the_pixel_to_every_group(value: float, device: str) -> None:
     conv = nn.Conv1d(2, 2, 3, padding=1, groups=2)
-    layer = papers_layer(conv)
-    layer.content_bias.requires_grad_(True)
+    layer = papers_layer(conv).unfreeze("content")
     x = torch.zeros(2, 2, 5)
     x[0, 0, 2] = value
     y = run_on(device, Case(conv, x), layer)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tests.support import formal, heads
-from tests.support.helpers import papers_layer
+from tests.support.helpers import edit_matrices, papers_layer
 from tests.support.ledger import record
 from tests.support.oracle import convolve_module, exact_error, numbers
 from tests.support.proofs import claimed_equations, discharged_equations
@@ -98,9 +98,8 @@ def test_heads_in_any_order_sum_to_the_convolution(
     case = data.draw(integer_cases(dtype), label="case").to(device)
     layer = papers_layer(case.conv)
     order = data.draw(st.permutations(range(layer.num_heads)), label="order")
-    layer.positional_shift.data = layer.positional_shift.data[order]
-    for parameter in (layer.value, layer.output):
-        parameter.data = parameter.data[..., order]
+    layer.positional_shift = layer.positional_shift[order]
+    edit_matrices(layer, lambda matrices: matrices.copy_(matrices[order]))
     record(device=device, dtype=dtype)
     assert agrees(layer, case)
 
@@ -118,7 +117,7 @@ def test_heads_sent_to_one_offset_add_up(
     taps = range(layer.num_heads)
     to = st.lists(st.sampled_from(taps), min_size=len(taps), max_size=len(taps))
     sent = data.draw(to, label="f")
-    layer.positional_shift.data = layer.positional_shift.data[sent]
+    layer.positional_shift = layer.positional_shift[sent]
     summed = copy.deepcopy(case.conv)
     with torch.no_grad():
         matrices = case.conv.weight.flatten(2)
@@ -171,8 +170,7 @@ def test_query_minus_key_computes_the_flipped_kernel(rank: int) -> None:
     heads.query_minus_key(layer)
     assert not agrees(layer, case)
     assert agrees(layer, Case(flipped, case.x))
-    for parameter in (layer.value, layer.output):
-        parameter.data = parameter.data.flip(-1)
+    edit_matrices(layer, lambda matrices: matrices.copy_(matrices.flip(0)))
     assert agrees(layer, case)
 
 

@@ -24,6 +24,8 @@ from hypothesis.extra.numpy import arrays
 from torch import Tensor, nn
 
 from constructions import attention_from_conv, certify
+from constructions.conversion.construction import expressed
+from constructions.sources import stencil_of
 from tests.pages.options import agrees, around, conv_of, cut, image_of, layers, truth_of
 from tests.support import formal
 from tests.support.dictionary import (
@@ -37,7 +39,7 @@ from tests.support.dictionary import (
     shown_by_torch,
     spatial_size,
 )
-from tests.support.helpers import integers
+from tests.support.helpers import edit_matrices, integers
 from tests.support.layout import ANCHOR, page_of
 from tests.support.ledger import ROOT, record
 from tests.support.oracle import exactly, numbers
@@ -540,17 +542,12 @@ class Changed(nn.Module):
         return self.after(y) if self.after else y
 
 
-def with_geometry(conv: Convolution, **changed: Any) -> nn.Module:
-    """The layer of a convolution, some of its lattices replaced."""
-    layer = attention_from_conv(conv)
-    layer.geometry = replace(layer.geometry, **changed)
-    return layer
-
-
 def wrong_stride(rank: int) -> tuple[Convolution, nn.Module]:
     """Queries 3 apart instead of 2: as many, on images of 4 pixels."""
     conv = conv_of(rank, kernel=(1, 1, 1), stride=2)
-    return conv, with_geometry(conv, query_spacing=(3,) * rank)
+    stencil = stencil_of(conv)
+    geometry = replace(stencil.geometry, query_spacing=(3,) * rank)
+    return conv, expressed(replace(stencil, geometry=geometry, native=None))
 
 
 def dilation_off_by_one(rank: int) -> tuple[Convolution, nn.Module]:
@@ -580,7 +577,7 @@ def odd_pixel_of_same_before_the_first(rank: int) -> tuple[Convolution, nn.Modul
 def transposed_without_negation(rank: int) -> tuple[Convolution, nn.Module]:
     conv = conv_of(rank, transposed=True)
     layer = attention_from_conv(conv)
-    layer.positional_shift.data = layer.positional_shift.data.flip(0)
+    layer.positional_shift = layer.positional_shift.flip(0)
     return conv, layer
 
 
@@ -639,10 +636,11 @@ def test_only_the_transpose_is_adjoint(rank: int) -> None:
     there, here = products_of(pair, forward, back)
     assert there == here
     not_negated = attention_from_conv(pair.back.conv)
-    not_negated.positional_shift.data = not_negated.positional_shift.data.flip(0)
+    not_negated.positional_shift = not_negated.positional_shift.flip(0)
     not_transposed = attention_from_conv(pair.back.conv)
-    for parameter in (not_transposed.value, not_transposed.output):
-        parameter.data = parameter.data.transpose(1, 2).reshape(parameter.shape)
+    edit_matrices(
+        not_transposed, lambda matrices: matrices.copy_(matrices.mT.reshape(matrices.shape))
+    )
     for wrong in (not_negated, not_transposed):
         there, here = products_of(pair, forward, wrong)
         assert there != here

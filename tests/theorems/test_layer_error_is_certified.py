@@ -25,6 +25,7 @@ from constructions.layer.attention import MultiHeadSelfAttention
 from constructions.matrix_units import PRECISION, Products
 from constructions.sources import stencil_of
 from tests.support import formal
+from tests.support.helpers import edit_matrices
 from tests.support.ledger import record
 from tests.support.matrix_units import ROUNDINGS, OnUnit, Unit, allowed, units
 from tests.support.oracle import convolve_module, exact_error, numbers
@@ -702,29 +703,28 @@ def test_one_more_than_an_operand_holds_is_lost(operands: str) -> None:
 
 
 def reversed_kernel(layer: MultiHeadSelfAttention) -> None:
-    layer.positional_shift.data = layer.positional_shift.data.flip(0)
+    layer.positional_shift = layer.positional_shift.flip(0)
 
 
 def swapped_axes(layer: MultiHeadSelfAttention) -> None:
-    layer.positional_shift.data = layer.positional_shift.data.flip(1)
+    layer.positional_shift = layer.positional_shift.flip(1)
 
 
 def missing_head(layer: MultiHeadSelfAttention) -> None:
-    layer.output.data[..., 0] = 0
+    edit_matrices(layer, lambda matrices: matrices[0].zero_())
 
 
 def two_heads_swapped(layer: MultiHeadSelfAttention) -> None:
-    layer.positional_shift.data[[0, 1]] = layer.positional_shift.data[[1, 0]]
+    layer.positional_shift[[0, 1]] = layer.positional_shift[[1, 0]]
 
 
 def matrices_shared_between_heads(layer: MultiHeadSelfAttention) -> None:
-    layer.value.data[:] = layer.value.data[..., :1].clone()
-    layer.output.data[:] = layer.output.data[..., :1].clone()
+    edit_matrices(layer, lambda matrices: matrices.copy_(matrices[:1].clone().expand_as(matrices)))
 
 
 def weak_sharpness(layer: MultiHeadSelfAttention) -> None:
-    layer.positional_key.data[:, 0] *= 1 / 32  # blurs, while the layer still states its sharpness
-    layer.positional_key.data[:, 1:] *= 1 / 32
+    layer.positional_key[:, 0] *= 1 / 32  # blurs, while the layer still states its sharpness
+    layer.positional_key[:, 1:] *= 1 / 32
 
 
 def forgotten_bias(layer: MultiHeadSelfAttention) -> None:

@@ -913,8 +913,7 @@ def trained() -> tuple[MultiHeadSelfAttention, Case]:
     with torch.no_grad():
         layer.positional_shift.add_(torch.tensor([[0.3], [0.0], [0.0]]))
         layer.positional_key[1] *= 1.5
-        layer.output.copy_(torch.tensor([1.0, 2.0, 4.0]).reshape(layer.output.shape))
-        layer.value.fill_(1.0)
+        layer.weight.copy_(torch.tensor([1.0, 2.0, 4.0]).reshape(layer.weight.shape))
     return layer, Case(conv, integers(1, 1, 12, dtype=torch.float64))
 
 
@@ -1027,7 +1026,8 @@ def plain(**options: Any) -> MultiHeadSelfAttention:
 def test_what_is_no_such_layer_is_refused() -> None:
     with refused(TypeError, "layer", "Conv2d", "attention layer"):
         lower(nn.Conv2d(1, 1, 3))  # type: ignore[arg-type]
-    live = plain()
+    live = plain().unfreeze("content")
+    assert live.content_bias is not None
     with torch.no_grad():
         live.content_bias.add_(1)
     with refused(ValueError, "layer", "content_bias", "positional terms alone"):

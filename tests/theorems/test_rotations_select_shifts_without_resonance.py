@@ -523,9 +523,9 @@ def test_rows_leak_what_the_product_over_the_axes_says(
     query = data.draw(st.integers(0, weights.shape[1] - 1), label="query")
     off = 1 - weights[head, query, targets.keys[head, query]]
     keys = case_keys(layer, case)
-    scale = ball(alpha) / ball(Rotary().gap(layer.positional_shift.data, keys))
+    scale = ball(alpha) / ball(Rotary().gap(layer.positional_shift, keys))
     with precision(BITS):
-        arguments = [far + 2 for far in reaches(layer.positional_shift.data, keys)]  # shifts to ±1
+        arguments = [far + 2 for far in reaches(layer.positional_shift, keys)]  # shifts to ±1
         step = floats.softmax_error(
             "float64",
             math.prod(targets.grid),

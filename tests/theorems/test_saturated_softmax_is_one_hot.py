@@ -604,7 +604,7 @@ def test_shift_beyond_the_integers_of_bfloat16_is_kept(
     truth = convolve_module(conv, x)
     with torch.no_grad():
         assert not exact_error(numbers(layer(x)), truth).any()
-        layer.positional_shift.data = layer.positional_shift.data.bfloat16().double()
+        layer.positional_shift = layer.positional_shift.bfloat16().double()
         assert layer.positional_shift.tolist() == [[0.0], [256.0]]
         assert exact_error(numbers(layer(x)), truth).any()
 

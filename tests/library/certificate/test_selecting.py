@@ -87,7 +87,7 @@ def test_heads_are_made_anew_and_not_read_from_the_layer() -> None:
     right = selecting_errors(comparison, layer)
     with torch.no_grad():
         layer.positional_shift.add_(1.0)
-        layer.value.zero_()
+        layer.weight.zero_()
     wrong = selecting_errors(comparison, layer)
     assert torch.equal(wrong.deviation, right.deviation)
     assert not certify(layer, conv, x).holds

@@ -126,8 +126,7 @@ def test_tied_kernels_stay_tied(out_channels: int) -> None:
     model: Any = convert(Tied(out_channels))
     for other in (model.dilated, model.free):
         assert other is not model.first
-        assert other.value is model.first.value
-        assert other.output is model.first.output
+        assert other.weight is model.first.weight
     assert torch.equal(model.dilated.positional_shift, 2 * model.first.positional_shift)
 
 
@@ -195,7 +194,7 @@ def test_flags_are_kept(weight: bool, bias: bool, training: bool) -> None:
         assert isinstance(layer, MultiHeadSelfAttention)
         assert layer.training is training
         trained = {name for name, parameter in layer.named_parameters() if parameter.requires_grad}
-        assert trained == {*(("value", "output") if weight else ()), *(("bias",) if bias else ())}
+        assert trained == {*(("weight",) if weight else ()), *(("bias",) if bias else ())}
 
 
 def test_training_flag_is_each_module_s_own() -> None:
@@ -208,10 +207,10 @@ def test_training_flag_is_each_module_s_own() -> None:
     } == {"stem": False}
 
 
-def test_soft_layer_trains_its_sharpness_and_no_shift() -> None:
+def test_soft_layer_trains_what_the_convolution_does() -> None:
     layer = attention_from_conv(nn.Conv1d(2, 3, 3), sharpness=2.0)
     trained = {name for name, parameter in layer.named_parameters() if parameter.requires_grad}
-    assert trained == {"value", "output", "bias", "positional_sharpness"}
+    assert trained == {"weight", "bias"}
 
 
 def test_poolings_without_a_construction_are_left_as_they_are() -> None:

@@ -23,10 +23,11 @@ from constructions.encodings import Absolute, Gaussian, Periodic, Quadratic, Rot
 from constructions.evaluation import flex, fused
 from constructions.formats import FORMATS, unit_roundoff
 from constructions.layer.attention import MultiHeadSelfAttention
+from constructions.layer.parameters import PARTS
 from constructions.normalisers import Softmax
 from tests.pages.options import agrees, truth_of
 from tests.support import heads
-from tests.support.helpers import filled, integers, traced
+from tests.support.helpers import edit_matrices, filled, integers, traced
 from tests.support.ledger import record
 from tests.support.strategies import PADDING_MODES, a_share, integer_cases, real_cases, sharpnesses
 
@@ -193,8 +194,8 @@ def test_heads_with_shifts_off_the_kernel_are_fused(device: str) -> None:
     case = heads.generic_case(2, torch.float64, "zeros").to(device)
     layers = [of(case.conv, name, boundary="padded") for name in ("auto", "dense")]
     for layer in layers:
-        layer.positional_shift.data[0] += 1
-        layer.positional_shift.data[1] -= 7
+        layer.positional_shift[0] += 1
+        layer.positional_shift[1] -= 7
     assert layers[0].evaluation == "fused"
     assert torch.equal(layers[0](case.x), layers[1](case.x))
 
@@ -240,7 +241,9 @@ def test_gradient_in_the_sharpness_is_that_of_the_dense_layer() -> None:
     cotangent = integers(1, 2, 4, 5, dtype=torch.float64).roll(1)
     found = []
     for evaluation in ("fused", "dense"):
-        layer: Any = attention_from_conv(conv, sharpness=1.5, evaluation=evaluation)
+        layer = attention_from_conv(conv, sharpness=1.5, evaluation=evaluation)
+        layer.unfreeze("sharpness")
+        assert layer.positional_sharpness is not None
         assert layer.evaluation == evaluation
         wanted = layer.positional_sharpness, x
         found.append(torch.autograd.grad(layer(x), wanted, cotangent))
@@ -281,23 +284,24 @@ def test_what_is_not_exact_is_refused(options: dict[str, Any], told: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("part", "name", "told"),
     [
-        ("query", "content terms are trained, or not zero"),
-        ("positional_shift", "positional parameters are trained"),
-        ("positional_key", "positional parameters are trained"),
+        ("content", "query", "content terms are trained, or not zero"),
+        ("shifts", "positional_shift", "positional parameters are trained"),
+        ("shifts", "positional_key", "positional parameters are trained"),
     ],
 )
-def test_what_becomes_trained_is_refused(name: str, told: str) -> None:
-    layer = of(nn.Conv2d(1, 1, 3), "fused")
-    getattr(layer, name).requires_grad_(True)
+def test_what_becomes_trained_is_refused(part: str, name: str, told: str) -> None:
+    layer = of(nn.Conv2d(1, 1, 3), "fused").unfreeze(part)
+    for other in PARTS[part]:
+        getattr(layer, other).requires_grad_(other == name)
     with pytest.raises(ValueError, match=told):
         layer(torch.ones(1, 1, 5, 5))
 
 
 def test_shifts_between_pixels_are_refused() -> None:
     layer = of(nn.Conv2d(1, 1, 3), "fused")
-    layer.positional_shift.data[0, 0] += 0.25
+    layer.positional_shift[0, 0] += 0.25
     with pytest.raises(ValueError, match="a shift or a key matrix is not made of integers"):
         layer(torch.ones(1, 1, 5, 5))
 
@@ -508,8 +512,8 @@ def test_swapped_heads_and_silent_heads_change_every_evaluation_alike(evaluation
     layers = [of(case.conv, name) for name in (evaluation, "dense")]
     before = layers[1](case.x)
     for layer in layers:
-        layer.positional_shift.data[[0, 1]] = layer.positional_shift.data[[1, 0]]
-        layer.value.data[..., 2] = 0
+        layer.positional_shift[[0, 1]] = layer.positional_shift[[1, 0]]
+        edit_matrices(layer, lambda matrices: matrices[2].zero_())
     ys = [layer(case.x) for layer in layers]
     assert torch.equal(ys[0], ys[1])
     assert not torch.equal(ys[1], before)

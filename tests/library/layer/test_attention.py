@@ -10,7 +10,7 @@ import io
 import itertools
 import pickle
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from constructions import attention_from_conv
 from constructions.formats import FORMATS
 from constructions.layer.attention import MultiHeadSelfAttention
-from constructions.sources import stencil_of
 from tests.support.helpers import Scores, enlivened, filled, integers, papers_layer, refused, traced
 from tests.support.strategies import Case, Convolution, integer_cases
 
@@ -68,22 +67,30 @@ def image(dtype: torch.dtype = torch.float32) -> Tensor:
 # State --------------------------------------------------------------------------------------------
 
 
+def shapes(named: Iterable[tuple[str, Tensor]]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in named}
+
+
 def test_parameters_are_named_for_their_roles() -> None:
     layer = attention_from_conv(nn.Conv2d(4, 6, 3, groups=2), sharpness=1.0)
-    assert {name: tuple(p.shape) for name, p in layer.named_parameters()} == {
+    kernel = {"weight": (6, 2, 3, 3), "bias": (6,)}
+    positions = {"positional_key": (9, 3, 3), "positional_shift": (9, 2)}
+    sharpness = {"positional_sharpness": (1,)}
+    assert shapes(layer.named_parameters()) == kernel
+    assert shapes(layer.named_buffers()) == positions | sharpness
+    assert shapes(layer.state_dict().items()) == kernel | sharpness
+    layer.unfreeze("content", "shifts", "sharpness", "value", "output")
+    assert shapes(layer.named_parameters()) == positions | sharpness | {
         "query": (9, 4, 3),
         "key": (9, 4, 3),
         "content_bias": (9, 3),
-        "positional_key": (9, 3, 3),
-        "positional_shift": (9, 2),
-        "positional_sharpness": (),
         "value": (2, 2, 2, 9),
         "output": (2, 3, 2, 9),
         "bias": (6,),
     }
+    assert not list(layer.buffers())
     assert set(layer.state_dict()) == {name for name, _ in layer.named_parameters()}
-    bare = attention_from_conv(nn.Conv2d(4, 6, 3, bias=False))
-    assert set(layer.state_dict()) - set(bare.state_dict()) == {"positional_sharpness", "bias"}
+    assert set(attention_from_conv(nn.Conv2d(4, 6, 3, bias=False)).state_dict()) == {"weight"}
 
 
 def saved(layer: nn.Module) -> Any:
@@ -262,20 +269,14 @@ def test_saturated_gradients_are_those_of_the_convolution_bit_for_bit(case: Case
         assert layer.bias.grad is not None
         assert conv.bias.grad is not None
         assert torch.equal(layer.bias.grad, conv.bias.grad)
-    of_kernel = copy.deepcopy(conv)
-    with torch.no_grad():
-        assert conv.weight.grad is not None
-        of_kernel.weight.copy_(conv.weight.grad)
-    matrices = stencil_of(of_kernel).matrices
-    carrier = layer.value if matrices.shape[3] <= matrices.shape[2] else layer.output
-    assert carrier.grad is not None
-    assert torch.equal(carrier.grad.permute(3, 0, 2, 1), matrices)
+    assert conv.weight.grad is not None
+    assert torch.equal(layer.weight.grad, conv.weight.grad)
 
 
 @DTYPES
 def test_gradient_in_the_sharpness_is_zero_once_weights_are_one_hot(dtype: torch.dtype) -> None:
     layer = attention_from_conv(filled(nn.Conv2d(4, 2, 3)).to(dtype), sharpness=1000.0)
-    layer.positional_shift.requires_grad_()
+    layer.unfreeze("shifts", "sharpness")
     layer(image(dtype)).backward(integers(2, 2, 1, 2, dtype=dtype))
     for parameter in (layer.positional_sharpness, layer.positional_shift):
         assert parameter is not None
@@ -290,8 +291,11 @@ DIFFERENTIATED: dict[str, Convolution] = {
 }
 
 
+@pytest.mark.parametrize("factors", [(), ("value", "output")], ids=["kernel", "two factors"])
 @pytest.mark.parametrize("conv", DIFFERENTIATED.values(), ids=list(DIFFERENTIATED))
-def test_gradient_is_the_derivative_in_every_parameter_and_the_input(conv: Convolution) -> None:
+def test_gradient_is_the_derivative_in_every_parameter_and_the_input(
+    conv: Convolution, factors: tuple[str, ...]
+) -> None:
     """With the scores as weights, the layer is a polynomial of degree at most 4 in each variable.
 
     The five-point difference is then the derivative itself, and on integers it is exact: with
@@ -299,7 +303,7 @@ def test_gradient_is_the_derivative_in_every_parameter_and_the_input(conv: Convo
     """
     conv = filled(copy.deepcopy(conv)).double()
     layer = enlivened(papers_layer(conv, normaliser=Scores(), sharpness=3.0))
-    layer.requires_grad_()
+    layer.unfreeze("content", "shifts", "sharpness", *factors)
     spatial = (3, 2)[: layer.geometry.dimension]
     x = integers(1, conv.in_channels, *spatial, dtype=torch.float64).requires_grad_()
     cotangent = integers(*layer(x).shape, dtype=torch.float64)
@@ -323,7 +327,7 @@ def test_gradient_of_softmax_at_equal_scores_is_the_exact_fraction() -> None:
     """With no positional key all T = 4 weights are 1/4, and dA_k = (ds_k - mean ds) / 4."""
     conv = filled(nn.Conv1d(1, 1, 2)).double()
     layer = attention_from_conv(conv, sharpness=3.0)
-    layer.positional_key.requires_grad_()
+    layer.unfreeze("shifts")
     with torch.no_grad():
         layer.positional_key.zero_()
     x = integers(1, 4, dtype=torch.float64)

@@ -104,7 +104,8 @@ def scores_of_the_paper(
     def features(delta: Sequence[int]) -> list[int]:
         return [sum(t * t for t in delta), *delta]
 
-    parameters: dict[str, Any] = {n: p.detach().tolist() for n, p in layer.named_parameters()}
+    stored = {**dict(layer.named_parameters()), **dict(layer.named_buffers())}
+    parameters: dict[str, Any] = {name: tensor.tolist() for name, tensor in stored.items()}
     scores = []
     for h, shift in enumerate(placed.shifts):
         u = [int(entry) for entry in parameters["content_bias"][h]]
@@ -190,8 +191,7 @@ def test_layer_with_live_content_needs_the_input_for_its_weights() -> None:
 
 
 def test_content_that_is_being_trained_is_live_though_still_zero() -> None:
-    layer = positional()
-    layer.query.requires_grad_()
+    layer = positional().unfreeze("content")
     with refused(ValueError, "x is None", "None", "content terms are live"):
         layer.attention_weights((3, 4))
 
@@ -208,7 +208,7 @@ def test_layer_without_content_takes_the_input_for_its_weights_and_ignores_it() 
 SINGLE, DOUBLE = torch.float32, torch.float64
 
 
-def steep(dtype: torch.dtype, mode: str, **options: Any) -> tuple[nn.Conv2d, Tensor, Any]:
+def steep(dtype: torch.dtype, mode: Any, **options: Any) -> tuple[nn.Conv2d, Tensor, Any]:
     """A convolution of integers, its input, and the layer with the given options."""
     conv = filled(nn.Conv2d(2, 3, 3, padding=1, padding_mode=mode, dtype=dtype))
     assert isinstance(conv, nn.Conv2d)
