@@ -51,7 +51,9 @@ class NativeConvolution:
             groups: as in torch.
             output_padding: of a transposed convolution; None for its own.
         """
-        return plain_sum(partial(self._called, weight, bias, groups, output_padding), x)
+        called = partial(self._called, weight, bias, groups, output_padding)
+        is_batched = x.dim() == len(self.kernel_size) + 2
+        return plain_sum(called, x) if is_batched else called(x)
 
     def _called(
         self,
