@@ -251,7 +251,7 @@ def may_transform(images: int, dtype: torch.dtype, device_type: str) -> bool:
     """
     if images < IMAGES_TRANSFORMED or dtype != torch.float32 or device_type != "cpu":
         return False
-    by_onednn = torch.backends.mkldnn.is_available() and torch._C._get_mkldnn_enabled()
+    by_onednn = torch._C._has_mkldnn and torch._C._get_mkldnn_enabled()
     return not by_onednn and torch._C._get_nnpack_enabled()
 
 

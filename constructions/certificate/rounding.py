@@ -119,8 +119,8 @@ def head_rounding(
     if relative <= 1 / 8:
         # N_1: (9), (26), and (23) of T4. What is seen is itself computed in float64.
         first = relative * (1 + 2**-30) * seen
-        first = first + 2**steps.count * (absolute * largest + underflow)
-        nearest = torch.minimum(first, second) * ROUND_UP
+        first = first.add_(2**steps.count * (absolute * largest + underflow))
+        nearest = torch.minimum(first, second).mul_(ROUND_UP)
     elif rescaled:
         # Sums so long that the first form fails, and of the second what a sink leaves rests on it:
         # (27) of T4.
@@ -253,7 +253,7 @@ class _Steps:
         Weights sum to 1, so that it is R and what rounding adds to it: the first form at M = R.
         """
         relative, absolute, _ = self.relative_to_the_seen()
-        return 1 + relative + 2**self.count * absolute
+        return 1 + relative + 2.0**self.count * absolute
 
     def largest_sum(self) -> float:
         """How many times R a partial sum of the head may be, over any of its keys.

@@ -156,4 +156,6 @@ def plain_sum(convolution: Callable[[Tensor], Tensor], images: Tensor) -> Tensor
     """
     if is_traced() or not may_transform(len(images), images.dtype, images.device.type):
         return convolution(images)
-    return torch.cat([convolution(part) for part in images.split(IMAGES_TRANSFORMED - 1)])
+    most = IMAGES_TRANSFORMED - 1
+    parts = [images[first : first + most] for first in range(0, len(images), most)]
+    return torch.cat([convolution(part) for part in parts])

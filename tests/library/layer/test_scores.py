@@ -208,7 +208,7 @@ def test_layer_without_content_takes_the_input_for_its_weights_and_ignores_it() 
 SINGLE, DOUBLE = torch.float32, torch.float64
 
 
-def steep(dtype: torch.dtype, mode: str, **options: Any) -> tuple[nn.Conv2d, Tensor, Any]:
+def steep(dtype: torch.dtype, mode: Any, **options: Any) -> tuple[nn.Conv2d, Tensor, Any]:
     """A convolution of integers, its input, and the layer with the given options."""
     conv = filled(nn.Conv2d(2, 3, 3, padding=1, padding_mode=mode, dtype=dtype))
     assert isinstance(conv, nn.Conv2d)
