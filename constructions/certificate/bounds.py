@@ -166,7 +166,14 @@ def seen_moduli(padding: SoftPadding, values: Tensor, sums: torch.dtype) -> Tens
     if growth is None:
         return padding(values.abs())
     scale = 2.0 ** -math.frexp(largest)[1]
-    seen = padding(values.abs().mul_(scale).to(torch.float32))
+    # Weights that are subnormal in float32 are slow, and count for what underflow takes.
+    factors = [
+        factor.remade(
+            tuple(t.where(t >= smallest_normal(torch.float32), 0.0) for t in factor.tensors)
+        )
+        for factor in padding.factors
+    ]
+    seen = replace(padding, factors=tuple(factors))(values.abs().mul_(scale).to(torch.float32))
     return _raised(seen, growth, keys + 1, scale)
 
 

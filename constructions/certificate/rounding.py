@@ -119,8 +119,8 @@ def head_rounding(
     if relative <= 1 / 8:
         # N_1: (9), (26), and (23) of T4. What is seen is itself computed in float64.
         first = relative * (1 + 2**-30) * seen
-        first = first + 2**steps.count * (absolute * largest + underflow)
-        nearest = torch.minimum(first, second) * ROUND_UP
+        first = first.add_(2**steps.count * (absolute * largest + underflow))
+        nearest = torch.minimum(first, second).mul_(ROUND_UP)
     elif rescaled:
         # Sums so long that the first form fails, and of the second what a sink leaves rests on it:
         # (27) of T4.

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from constructions.encodings import Encoding
-from constructions.formats import accumulator
+from constructions.formats import accumulator, smallest_normal
 from constructions.geometry.lattice import Lattice, displacements, spread
 from constructions.layer.scores import check_scale
 from constructions.tracing import is_traced
@@ -84,7 +84,11 @@ class SoftPadding:
         for axis, part in enumerate(encoding):
             below, highest = _axis_scores(part, keys.axis(axis), targets.axis(axis), exact, device)
             scores = below * scale
-            factors.append(Full(scores.to(accumulator(dtype)).softmax(dim=-1).to(dtype)))
+            weights = scores.to(accumulator(dtype)).softmax(dim=-1)
+            # A weight that is subnormal makes products with it ten times as slow. It counts for
+            # nothing: an exponential may be flushed to zero as far up (T7, hypothesis 3).
+            weights = weights.where(weights >= smallest_normal(weights.dtype), 0.0)
+            factors.append(Full(weights.to(dtype)))
             log = scores.logsumexp(dim=-1) + highest * scale
             logs.append(along(log, axis, d))
         kept = None

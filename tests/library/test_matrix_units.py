@@ -29,7 +29,7 @@ from constructions.matrix_units import (
     products_of,
 )
 from tests.support.ledger import ROOT
-from tests.support.matrix_units import flagged, without_onednn
+from tests.support.matrix_units import HAS_NNPACK, flagged, without_onednn
 
 SINGLE, DOUBLE = torch.float32, torch.float64
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)
@@ -149,13 +149,12 @@ def test_without_onednn_a_cpu_may_transform_sixteen_images_of_float32(
 ) -> None:
     assert not may_transform(images, dtype, kind)
     with without_onednn():
-        there = torch._nnpack_available()
-        assert may_transform(images, dtype, kind) == (expected and there)
+        assert may_transform(images, dtype, kind) == (expected and HAS_NNPACK)
         with torch.backends.nnpack.flags(enabled=False):
             assert not may_transform(images, dtype, kind)
 
 
-@pytest.mark.skipif(not torch._nnpack_available(), reason="torch without NNPACK")
+@pytest.mark.skipif(not HAS_NNPACK, reason="torch without NNPACK")
 @pytest.mark.parametrize("kernel", [2, 3, 5, 8, 16])
 def test_torch_transforms_no_fewer_images_than_it_is_said_to(kernel: int) -> None:
     generator = torch.Generator().manual_seed(kernel)

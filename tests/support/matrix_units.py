@@ -219,6 +219,10 @@ def flagged(value: str, *flags: tuple[Any, str]) -> Iterator[None]:
             setting.fp32_precision = old
 
 
+HAS_NNPACK: bool = torch.backends.nnpack.is_available()  # type: ignore[no-untyped-call]
+"""Whether torch is built with what it takes for convolutions where oneDNN is off."""
+
+
 @contextmanager
 def without_onednn() -> Iterator[None]:
     """Convolutions on the CPU without oneDNN, as where torch is built without it."""

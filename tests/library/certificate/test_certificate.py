@@ -24,7 +24,7 @@ from constructions.certificate import Certificate, leak
 from constructions.formats import FORMATS
 from tests.support.helpers import filled, integers, refused
 from tests.support.ledger import ROOT
-from tests.support.matrix_units import without_onednn
+from tests.support.matrix_units import HAS_NNPACK, without_onednn
 from tests.support.strategies import Case, Convolution, integer_cases
 
 Phrases = tuple[str, str, str]
@@ -434,7 +434,7 @@ def transformed() -> Pair:
     return Pair(conv, attention_from_conv(conv), x)
 
 
-@pytest.mark.skipif(not torch._nnpack_available(), reason="torch without NNPACK")
+@pytest.mark.skipif(not HAS_NNPACK, reason="torch without NNPACK")
 def test_without_onednn_the_layer_is_a_plain_sum_and_torch_s_convolution_is_not() -> None:
     case = transformed()
     with without_onednn():
@@ -444,7 +444,7 @@ def test_without_onednn_the_layer_is_a_plain_sum_and_torch_s_convolution_is_not(
         assert certificate.conv_error.max() > certificate.bound.max()  # NNPACK's own
 
 
-@pytest.mark.skipif(not torch._nnpack_available(), reason="torch without NNPACK")
+@pytest.mark.skipif(not HAS_NNPACK, reason="torch without NNPACK")
 def test_bounds_that_are_summed_in_float32_are_summed_plainly_too() -> None:
     conv = filled(nn.Conv2d(2, 3, 3, padding=1))
     x = torch.zeros(16, 2, 24, 24)
@@ -460,7 +460,7 @@ def test_bounds_that_are_summed_in_float32_are_summed_plainly_too() -> None:
         assert (found.bound <= usual.bound * (1 + 2**-10) + 1e-30).all()
 
 
-@pytest.mark.skipif(not torch._nnpack_available(), reason="torch without NNPACK")
+@pytest.mark.skipif(not HAS_NNPACK, reason="torch without NNPACK")
 def test_assert_equivalent_names_what_may_have_transformed_a_module_of_others() -> None:
     case = transformed()
     with without_onednn():

@@ -18,7 +18,7 @@ from constructions.geometry.padding_modes import PADDING_MODES, padded
 from constructions.sources import stencil_of
 from constructions.sources.convolutions import geometry_of
 from constructions.sources.sums import plain_sum
-from tests.support.matrix_units import without_onednn
+from tests.support.matrix_units import HAS_NNPACK, without_onednn
 from tests.support.oracle import convolve_module, numbers
 from tests.support.strategies import Case, Convolution, integer_cases
 
@@ -191,7 +191,7 @@ def test_a_convolution_is_asked_for_fewer_images_than_torch_transforms(images: i
     with without_onednn():
         assert torch.equal(plain_sum(convolution, x), x * 2)
     assert sum(asked) == images
-    if torch._nnpack_available():
+    if HAS_NNPACK:
         assert max(asked) < 16
 
 
