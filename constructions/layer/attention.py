@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.fx import Proxy
@@ -22,6 +23,7 @@ from constructions.geometry.geometry import Geometry
 from constructions.geometry.padding_modes import PaddingMode
 from constructions.geometry.view import Boundary, View
 from constructions.heads import Heads
+from constructions.layer import structure
 from constructions.layer.inputs import (
     called_by_tracer,
     check_image,
@@ -36,7 +38,10 @@ from constructions.layer.state import AttentionState, OutputSize
 from constructions.matrix_units import Operation
 from constructions.normalisers import Normaliser
 from constructions.sources.native import AnyNative
-from constructions.tracing import has_values
+from constructions.tracing import has_values, is_traced
+
+MOST_PADDINGS = 8
+"""Soft paddings that a layer keeps, each for other lattices."""
 
 
 class Evaluation(Protocol):
@@ -117,6 +122,11 @@ class MultiHeadSelfAttention(AttentionState):
             native=native,
         )
         self._evaluations = tuple(evaluations)
+        self._paddings: dict[tuple[object, ...], SoftPadding] = {}
+
+    def __getstate__(self) -> dict[str, object]:
+        """Without what is kept for speed alone."""
+        return {**self.__dict__, "_paddings": {}}
 
     @property
     def evaluation(self) -> str:
@@ -264,8 +274,28 @@ class MultiHeadSelfAttention(AttentionState):
     def soft_padding(self, view: View) -> SoftPadding:
         """P, the operator that the heads share, its weights rounded to the dtype of the image.
 
-        Only for an encoding that is a sum over axes.
+        Only for an encoding that is a sum over axes. Those of the last lattices are kept, unless
+        they have a gradient.
         """
+        sharpness = self.positional_sharpness
+        fixed = sharpness is None or not sharpness.requires_grad
+        decisive = [self.positional_shift, *([] if sharpness is None else [sharpness])]
+        version = structure.version_of(decisive)
+        if is_traced() or not fixed or version is None:
+            return self._soft_padding(view)
+        image = view.image
+        inference = torch.is_inference_mode_enabled()  # whose tensors no gradient can pass
+        asked = (
+            *(view.keys, view.targets, image.dtype, image.device),
+            *(version, inference, id(self.encoding), self.sink_height),
+        )
+        if asked not in self._paddings:
+            if len(self._paddings) >= MOST_PADDINGS:
+                self._paddings.clear()
+            self._paddings[asked] = self._soft_padding(view)
+        return self._paddings[asked]
+
+    def _soft_padding(self, view: View) -> SoftPadding:
         parts = self.encoding.axes(self.geometry.dimension)
         assert parts is not None
         return SoftPadding.of(
