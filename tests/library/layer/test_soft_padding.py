@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from constructions.encodings import Quadratic
+from constructions.formats import accumulator
 from constructions.geometry.lattice import Lattice
 from constructions.layer import soft_padding
 from constructions.layer.soft_padding import Banded, Factor, Full, Remade, SoftPadding, Span
@@ -321,3 +322,22 @@ def test_sink_stands_at_its_height_below_the_target(height: float, sharpness: fl
     below = torch.tensor([height * sharpness], dtype=torch.float64)
     assert padding.kept is not None
     assert torch.equal(padding.kept, torch.sigmoid(below))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
+def test_weights_are_zero_where_they_would_be_subnormal(dtype: torch.dtype) -> None:
+    line = Lattice((64,), (1,), (0,))
+    exact = accumulator(dtype)
+    tiny = torch.finfo(exact).smallest_normal
+    places = torch.arange(64, dtype=torch.float64)
+    squares = (places - places.unsqueeze(1)) ** 2
+    met = 0
+    for sharpness in (1.0, 2.0, 4.0, 5.5, 6.0, 10.0):
+        padding = SoftPadding.of(
+            (Quadratic(),), sharpness, line, line, gap=1.0, sink_height=None, dtype=dtype
+        )
+        (found,) = (factor.matrix for factor in padding.factors)
+        weights = (-sharpness * squares).to(exact).softmax(dim=-1)
+        met += int(((weights > 0) & (weights < tiny)).sum())
+        assert torch.equal(found, weights.masked_fill(weights < tiny, 0.0).to(dtype))
+    assert met > 0
