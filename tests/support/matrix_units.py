@@ -147,11 +147,13 @@ class OnUnit(TorchDispatchMode):  # type: ignore[no-untyped-call]
         Zeros between the pixels round nothing, wherever a unit cuts its sums.
         """
         size, axes = weight.shape[2:], range(2, x.dim())
-        sides = []
+        sides: list[int] = []
         for axis, s, k, d, p, more in zip(
             axes, stride, size, dilation, padding, output_padding, strict=True
         ):
-            stuffed = x.new_zeros(*x.shape[:axis], (x.shape[axis] - 1) * s + 1, *x.shape[axis + 1 :])
+            stuffed = x.new_zeros(
+                *x.shape[:axis], (x.shape[axis] - 1) * s + 1, *x.shape[axis + 1 :]
+            )
             stuffed.index_copy_(axis, torch.arange(0, stuffed.shape[axis], s), x)
             x, reach = stuffed, d * (k - 1) - p
             sides = [reach, reach + more, *sides]
