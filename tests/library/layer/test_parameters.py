@@ -21,11 +21,11 @@ from torch.nn.utils import parametrizations, prune
 from torch.optim import swa_utils
 
 from constructions import attention_from_conv, certify, convert
-from constructions.conversion import expressed
+from constructions.conversion.construction import expressed
 from constructions.formats import FORMATS
 from constructions.layer.attention import MultiHeadSelfAttention
 from constructions.layer.parameters import PARTS
-from constructions.sources import AnySource, stencil_of
+from constructions.sources import POOLINGS, AnySource, stencil_of
 from tests.support.helpers import edit_matrices, enlivened, filled, integers, refused
 from tests.support.strategies import Convolution
 
@@ -189,7 +189,7 @@ def old_state(source: AnySource, layer: MultiHeadSelfAttention) -> dict[str, Ten
     }
     if layer.positional_sharpness is not None:
         state["positional_sharpness"] = torch.tensor(2.0, dtype=torch.float64)
-    if isinstance(source, nn.AvgPool1d | nn.AvgPool2d | nn.AvgPool3d):
+    if isinstance(source, POOLINGS):
         state["value"] = state["output"] = torch.ones(1, 1, 1, 1)
     else:
         state["value"], state["output"] = old_factors(source)
