@@ -32,7 +32,14 @@ DTYPES = pytest.mark.parametrize("dtype", FORMATS, ids=str)
 
 
 def test_door_holds_the_public_names_and_nothing_else() -> None:
-    functions = {"assert_equivalent", "attention_from_conv", "certify", "convert", "lower"}
+    functions = {
+        "assert_equivalent",
+        "attention_from_conv",
+        "certify",
+        "convert",
+        "lower",
+        "revert",
+    }
     types = {"Certificate", "Cost", "Encoding", "Heads", "Lowered", "MultiHeadSelfAttention"}
     types |= {"Normaliser", "SoftPadding", "Stencil", "View"}
     doors = {"certificate", "encodings", "heads", "normalisers"}
