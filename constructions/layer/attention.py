@@ -23,7 +23,6 @@ from constructions.geometry.geometry import Geometry
 from constructions.geometry.padding_modes import PaddingMode
 from constructions.geometry.view import Boundary, View
 from constructions.heads import Heads
-from constructions.layer import structure
 from constructions.layer.inputs import (
     called_by_tracer,
     check_image,
@@ -126,7 +125,7 @@ class MultiHeadSelfAttention(AttentionState):
 
     def __getstate__(self) -> dict[str, object]:
         """Without what is kept for speed alone."""
-        return {**self.__dict__, "_paddings": {}}
+        return {**super().__getstate__(), "_paddings": {}}
 
     @property
     def evaluation(self) -> str:
@@ -277,17 +276,15 @@ class MultiHeadSelfAttention(AttentionState):
         Only for an encoding that is a sum over axes. Those of the last lattices are kept, unless
         they have a gradient.
         """
-        sharpness = self.positional_sharpness
-        fixed = sharpness is None or not sharpness.requires_grad
-        decisive = [self.positional_shift, *([] if sharpness is None else [sharpness])]
-        version = structure.version_of(decisive)
-        if is_traced() or not fixed or version is None:
+        own: Tensor | None = self.positional_sharpness
+        trained = own is not None and own.requires_grad
+        if is_traced() or trained or (own is not None and not has_values(own)):
             return self._soft_padding(view)
-        image = view.image
+        sharpness = None if own is None else own.item()
         inference = torch.is_inference_mode_enabled()  # whose tensors no gradient can pass
         asked = (
-            *(view.keys, view.targets, image.dtype, image.device),
-            *(version, inference, id(self.encoding), self.sink_height),
+            *(view.keys, view.targets, view.image.dtype, view.image.device),
+            *(sharpness, inference, self.sink_height),
         )
         if asked not in self._paddings:
             if len(self._paddings) >= MOST_PADDINGS:

@@ -53,6 +53,7 @@ class HeadParameters(nn.Module):
             and with the heads, its taps, last; a view of `weight` where that is stored, or None for
             the identity. `head_matrices` has one matrix for each head.
         output: W_out, (G, D_out / G, D_h, H), likewise.
+        stores_kernel: whether the kernel is what is stored, under the name `weight`.
         bias: b_out, (D_out,) or None.
         query: W_qry, (H, D_in, D_k); None for zero.
         key: W_key, (H, D_in, D_k); None for zero.
@@ -97,13 +98,13 @@ class HeadParameters(nn.Module):
             return own.copy_(numbers.detach())
 
         one = heads.output if heads.value is None else heads.value
-        is_kernel = (
+        self.stores_kernel = (
             isinstance(native, NativeConvolution)
             and heads.kind is Kind.SELECTING
             and (heads.value is None or heads.output is None)
             and native.taps == len(heads)
         )
-        if is_kernel:
+        if self.stores_kernel:
             assert isinstance(native, NativeConvolution)
             assert one is not None
             self.register_parameter("weight", nn.Parameter(copied(native.weight_of(one))))
@@ -127,11 +128,6 @@ class HeadParameters(nn.Module):
         self.register_buffer("positional_sharpness", own)
 
     @property
-    def stores_kernel(self) -> bool:
-        """Whether the kernel is what is stored, under the name `weight`."""
-        return "output" not in self._parameters and self.kind is not Kind.UNIFORM
-
-    @property
     def numbers(self) -> Tensor:
         """What is stored of the matrices: a tensor of the layer's dtype and device."""
         if self.stores_kernel:
@@ -150,20 +146,24 @@ class HeadParameters(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            if name == "weight" and "output" in self._parameters:
+            if name == "weight" and self._computes_kernel():
                 return self._kernel()
-            if name in FACTORS and self.kind is not Kind.UNIFORM:
+            if name in FACTORS and self.__dict__.get("stores_kernel", False):
                 matrices = self._trained_matrices()[FACTORS.index(name)]
                 return None if matrices is None else as_stored(matrices)
             raise
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name == "weight" and "output" in self._parameters:
+        if name == "weight" and self._computes_kernel():
             raise AttributeError(
                 "weight is computed from value and output; accepted: new numbers for these, since "
                 f"the heads of {self.encoding} mix all taps, or are trained in two factors"
             )
         super().__setattr__(name, value)
+
+    def _computes_kernel(self) -> bool:
+        """Whether the layer has a kernel that is not stored; false until that is settled."""
+        return not self.__dict__.get("stores_kernel", True) and self.kind is not Kind.UNIFORM
 
     def _kernel(self) -> Tensor:
         """The kernel that the factors make, in torch's shape."""
@@ -276,12 +276,15 @@ class HeadParameters(nn.Module):
         return self.numbers.new_zeros(self.num_heads, *width, d_k)
 
     def _keep_factors(self) -> None:
-        """Store W_val and W_out in place of the kernel, the identity among them."""
-        trained, matrices = self.weight.requires_grad, self.head_matrices()
-        del self._parameters["weight"]
-        for name, matrix in zip(FACTORS, matrices, strict=True):
-            own = as_stored(matrix.detach()).clone(memory_format=torch.contiguous_format)
-            self.register_parameter(name, nn.Parameter(own, trained))
+        """Store the kernel as the factor that it is, the other one being the identity."""
+        trained, factors = self.weight.requires_grad, self._trained_matrices()
+        del self.weight
+        self.stores_kernel = False
+        for name, matrices in zip(FACTORS, factors, strict=True):
+            self.register_parameter(name, None)
+            if matrices is not None:
+                own = as_stored(matrices.detach()).clone(memory_format=torch.contiguous_format)
+                self.register_parameter(name, nn.Parameter(own, trained))
 
     def _apply(self: Own, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Own:
         """Move the layer; positions follow to a device, never to another dtype."""
@@ -308,28 +311,29 @@ class HeadParameters(nn.Module):
 
     def _translate(self, state_dict: dict[str, Any], prefix: str) -> None:
         """Bring the keys of an older state_dict, in which all was a parameter, up to date."""
-        if f"{prefix}positional_shift" not in state_dict:
-            return
-        with torch.no_grad():
-            for name in ("positional_key", "positional_shift"):
-                if name in self._buffers:
-                    getattr(self, name).copy_(state_dict.pop(f"{prefix}{name}"))
-        if any(state_dict[f"{prefix}{name}"].count_nonzero() for name in CONTENT):
-            self.unfreeze("content")
-        for name in CONTENT:
-            if self._parameters[name] is None:
-                state_dict.pop(f"{prefix}{name}")
+
+        def older(name: str) -> Tensor | None:
+            """What the state_dict has under a name that is not stored; it is taken out."""
+            own = self._parameters.get(name) is not None
+            taken: Tensor | None = None if own else state_dict.pop(f"{prefix}{name}", None)
+            return taken
+
         sharpness = f"{prefix}positional_sharpness"
         if sharpness in state_dict:
             state_dict[sharpness] = state_dict[sharpness].reshape(1)
-        if self.kind is Kind.UNIFORM:
-            for name in FACTORS:
-                state_dict.pop(f"{prefix}{name}")
-        elif self.stores_kernel:
+        content = [state_dict.get(f"{prefix}{name}") for name in CONTENT]
+        if self.query is None and any(
+            term is not None and term.count_nonzero() for term in content
+        ):
+            self.unfreeze("content")
+        for name in CONTENT:
+            older(name)
+        with torch.no_grad():
+            for name in ("positional_key", "positional_shift"):
+                if (positions := older(name)) is not None:
+                    getattr(self, name).copy_(positions)
+        value, output = (older(name) for name in FACTORS)
+        if self.stores_kernel and value is not None and output is not None:
             assert isinstance(self.native, NativeConvolution)
-            value, output = (by_head(state_dict.pop(f"{prefix}{name}")) for name in FACTORS)
-            state_dict[f"{prefix}weight"] = self.native.weight_of(value @ output)
-        elif self._parameters["output"] is None:
-            del state_dict[f"{prefix}output"]
-        elif self._parameters["value"] is None:
-            del state_dict[f"{prefix}value"]
+            matrices = by_head(value) @ by_head(output)
+            state_dict[f"{prefix}weight"] = self.native.weight_of(matrices)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,12 +60,16 @@ class AttentionState(HeadParameters):
         self.border = border
         self.boundary_rule = boundary
         self.normaliser = normaliser
-        self._looked: tuple[object, ...] | None = None
+        self._looked: structure.Version | None = None
         self._fitting: set[tuple[int, ...]] = set()
         self._shared = self._in_order = True
         self.shares_structure()
         for option in () if native is None else fields(native):
             setattr(self, option.name, getattr(native, option.name))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy takes: it has tensors of its own, to be looked at anew."""
+        return self.__dict__ | {"_looked": None}
 
     @property
     def sharpness(self) -> float:
@@ -95,7 +100,7 @@ class AttentionState(HeadParameters):
         A sink divides the gap between a target and what comes next.
         """
         if self.positional_sharpness is not None:
-            return self.positional_sharpness
+            return self.positional_sharpness.reshape(())
         return self._saturating_sharpness(dtype)
 
     def is_saturated(self, dtype: torch.dtype) -> bool:
@@ -137,7 +142,7 @@ class AttentionState(HeadParameters):
             return
         seen = self.structural()
         version = structure.version_of(seen)
-        if version is None or version != self._looked:
+        if not structure.is_same_version(version, self._looked):
             if not has_values(*seen):
                 return
             shared = structure.are_shared(self.heads, self.geometry)

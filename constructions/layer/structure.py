@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from functools import lru_cache
+from weakref import ReferenceType, ref
 
 import torch
 from torch import Tensor
@@ -19,6 +20,9 @@ from constructions.geometry.geometry import Geometry, offsets_in_order
 from constructions.geometry.lattice import Lattice
 from constructions.heads import Heads
 from constructions.tracing import has_values
+
+Version = list[tuple[ReferenceType[Tensor], int, bool]]
+"""Tensors, how often each was edited, and whether it is trained."""
 
 
 def by_head(stored: Tensor) -> Tensor:
@@ -55,14 +59,28 @@ def applied(heads: Heads, keys: Lattice, dtype: torch.dtype) -> Tensor:
     return (matrices.to(exact) * gains).to(dtype)
 
 
-def version_of(tensors: Iterable[Tensor]) -> tuple[int, ...] | None:
-    """What changes whenever a tensor is exchanged, edited or trained; None where nothing tells."""
-    version: list[int] = []
+def version_of(tensors: Iterable[Tensor]) -> Version | None:
+    """What changes whenever a tensor is exchanged, edited or trained; None where nothing tells.
+
+    References are equal if they are to one tensor that still lives: a number of it, `id`, would be
+    that of another one later.
+    """
+    version = []
     for tensor in tensors:
         if tensor.is_inference():
             return None
-        version += id(tensor), tensor._version, tensor.requires_grad
-    return tuple(version)
+        version.append((ref(tensor), tensor._version, tensor.requires_grad))
+    return version
+
+
+def is_same_version(one: Version | None, other: Version | None) -> bool:
+    """Whether two versions are of the same tensors, all still there."""
+    if one is None or other is None or len(one) != len(other):
+        return False
+    return all(
+        a[0]() is not None and a[0]() is b[0]() and a[1:] == b[1:]
+        for a, b in zip(one, other, strict=True)
+    )
 
 
 def are_shared(heads: Heads, geometry: Geometry) -> bool:

@@ -48,7 +48,8 @@ def stencil_of_pooling(pool: AnyPooling) -> Stencil:
     window = _per_axis(pool.kernel_size, d)
     # torch takes an empty tuple for no stride of its own.
     given: object = pool.stride
-    stride = window if given is None or given == () else _per_axis(pool.stride, d)
+    without = given is None or (isinstance(given, Sequence) and not given)
+    stride = window if without else _per_axis(pool.stride, d)
     padding = _per_axis(pool.padding, d)
     check_sizes("kernel_size", window, 1)
     check_sizes("stride", stride, 1)

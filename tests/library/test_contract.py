@@ -33,6 +33,7 @@ DTYPES = pytest.mark.parametrize("dtype", FORMATS, ids=str)
 
 def test_door_holds_the_public_names_and_nothing_else() -> None:
     functions = {"assert_equivalent", "attention_from_conv", "certify", "convert", "lower"}
+    functions |= {"revert"}
     types = {"Certificate", "Cost", "Encoding", "Following", "Heads", "Lowered"}
     types |= {"MultiHeadSelfAttention", "Normaliser", "Report", "SoftPadding", "Stencil", "View"}
     doors = {"certificate", "encodings", "heads", "normalisers"}
