@@ -276,15 +276,14 @@ class HeadParameters(nn.Module):
         return self.numbers.new_zeros(self.num_heads, *width, d_k)
 
     def _keep_factors(self) -> None:
-        """Store the kernel as the factor that it is, the other one being the identity."""
-        trained, factors = self.weight.requires_grad, self._trained_matrices()
+        """Store the kernel as the factor that it is, and the identity, which is not trained."""
+        trained, factors = self.weight.requires_grad, self.head_matrices()
+        kernel = "output" if self.value is None else "value"
         del self.weight
         self.stores_kernel = False
         for name, matrices in zip(FACTORS, factors, strict=True):
-            self.register_parameter(name, None)
-            if matrices is not None:
-                own = as_stored(matrices.detach()).clone(memory_format=torch.contiguous_format)
-                self.register_parameter(name, nn.Parameter(own, trained))
+            own = as_stored(matrices.detach()).clone(memory_format=torch.contiguous_format)
+            self.register_parameter(name, nn.Parameter(own, trained and name == kernel))
 
     def _apply(self: Own, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Own:
         """Move the layer; positions follow to a device, never to another dtype."""
