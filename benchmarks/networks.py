@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -64,6 +66,19 @@ class ConvNeXtBlock(nn.Module):
 def convnext_block() -> nn.Module:
     """A block of the first stage of ConvNeXt-T, for 56 x 56 pixels."""
     return ConvNeXtBlock().eval()
+
+
+def training_step(network: nn.Module, x: Tensor) -> Callable[[], None]:
+    """A step of SGD with momentum, on an image and its mirror image."""
+    images = torch.cat([x, x.flip(-1)])  # of one image alone some batch norms have no variance
+    optimiser = torch.optim.SGD(network.parameters(), lr=1e-4, momentum=0.9, weight_decay=1e-4)
+
+    def step() -> None:
+        optimiser.zero_grad()
+        network(images).square().mean().backward()
+        optimiser.step()
+
+    return step
 
 
 def stored_bytes(module: nn.Module) -> int:
