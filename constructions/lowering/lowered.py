@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,13 +20,15 @@ from constructions.formats import (
     smallest_subnormal,
     unit_roundoff,
 )
-from constructions.geometry.geometry import Geometry, checked_spatial_shape
+from constructions.geometry.geometry import Geometry
 from constructions.geometry.lattice import Lattice
 from constructions.geometry.padding_modes import PaddingMode, Zeros
 from constructions.geometry.view import NATURAL, Boundary, View
+from constructions.layer.inputs import check_image, is_autocast, without_autocast
 from constructions.layer.soft_padding import SoftPadding
 from constructions.lowering.bound import Summands, error_bound
 from constructions.lowering.groups import Group, Step, completed_squares, grouped
+from constructions.tracing import is_traced
 
 SHOWN = 64
 """Pixels on each axis of the image that the representation states the cost for."""
@@ -58,6 +62,11 @@ class Lowered(nn.Module):
 
     It is called as the layer it stands for. It holds a copy of the layer's numbers, as they were.
 
+    Its state_dict has the matrices and the bias, and a digest of what they are laid out for: the
+    groups, the geometry and the tolerance, which are not tensors. One that was lowered from a layer
+    of the same positions takes it, and any other refuses it. The soft paddings of the last input
+    are kept, except in traced code, where P is made of full matrices.
+
     Args:
         groups: the heads, by what they share; those of a group may be taken apart.
         value: W_val of all heads, (H, G, D_in / G, D_h); its dtype is the layer's.
@@ -68,11 +77,15 @@ class Lowered(nn.Module):
         boundary: whether that is made of keys.
         depthwise: whether every channel of the input is treated alike and apart.
         tolerance: the mass that a window may leave out; None for the dtype's unit roundoff.
+
+    Attributes:
+        layout: a digest of what is no tensor, (32,) uint8.
     """
 
     value: Tensor
     output: Tensor
     bias: Tensor | None
+    layout: Tensor
 
     def __init__(
         self,
@@ -100,9 +113,10 @@ class Lowered(nn.Module):
         self.border = border
         self.boundary_rule = boundary
         self.depthwise = depthwise
-        for name, tensor in (("value", value), ("output", output), ("bias", bias)):
-            copy = None if tensor is None else tensor.detach().clone()
-            self.register_buffer(name, copy, persistent=False)
+        with _not_in_inference():
+            for name, tensor in (("value", value), ("output", output), ("bias", bias)):
+                self.register_buffer(name, None if tensor is None else tensor.detach().clone())
+            self.register_buffer("layout", self._digest().to(value.device))
         self._ready: tuple[tuple[object, ...], list[Step]] | None = None
 
     @property
@@ -171,26 +185,35 @@ class Lowered(nn.Module):
             tolerance=tolerance,
         )
 
-    def forward(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+    def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """Apply the layer.
 
         Args:
-            x: (N, D_in, *spatial) or (D_in, *spatial), of the layer's dtype.
+            input: (N, D_in, *spatial) or (D_in, *spatial), of the layer's dtype.
             output_size: of a transposed convolution, as torch takes it.
 
         Returns:
-            (N, D_out, *output) or (D_out, *output).
+            (N, D_out, *output) or (D_out, *output); under autocast, of the autocast dtype.
 
         Raises:
+            TypeError: as the layer does.
             ValueError: as the layer does.
         """
+        self._check(input)
+        if is_autocast(input.device.type):
+            with without_autocast(self.dtype, input.device.type) as wanted:
+                return self._applied(input.to(wanted), output_size)
+        return self._applied(input, output_size)
+
+    def _applied(self, x: Tensor, output_size: Sequence[int] | None) -> Tensor:
+        """The output, of the input's dtype."""
         view, values = self._on_keys(x, output_size)
         total, *others = (step(values) for step in self._steps(view))
         for other in others:
             total = total + other
         if self.bias is not None:
             total = total + self.bias.to(total.dtype).reshape(-1, *(1 for _ in view.queries.shape))
-        return self._shaped(total.to(self.dtype), x)
+        return self._shaped(total.to(x.dtype), x)
 
     def error_bound(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """How far the output can be from the layer's own function, computed without any error.
@@ -203,7 +226,17 @@ class Lowered(nn.Module):
 
         Returns:
             float64, on the CPU, of the shape of the output; inf where a sum may overflow.
+
+        Raises:
+            TypeError: as `forward`.
+            ValueError: as `forward`; or autocast is on.
         """
+        self._check(x)
+        if is_autocast(x.device.type):
+            raise ValueError(
+                "autocast is on; accepted: off, since the bound is that of the layer's own dtype, "
+                f"{self.dtype}"
+            )
         with torch.no_grad():
             view, values = self._on_keys(x.detach(), output_size)
             error = error_bound(
@@ -263,19 +296,18 @@ class Lowered(nn.Module):
             lines.append(f"cost at {' x '.join(map(str, shape))}: {self.cost(shape)}")
         return "\n".join(lines)
 
-    def _on_keys(self, x: Tensor, output_size: Sequence[int] | None) -> tuple[View, Tensor]:
-        """The input on its lattices, and what stands on the keys, in the accumulator's format."""
-        if not isinstance(x, Tensor):
-            raise TypeError(f"x is a {type(x).__name__}; accepted: a torch.Tensor")
+    def _check(self, x: Tensor) -> None:
+        """Raise unless x is an image that the layer takes."""
         channels = self.value.shape[1] * self.value.shape[2]
         expected = None if self.depthwise else channels
-        shape = checked_spatial_shape(x, expected, self.geometry.dimension)
-        if x.dtype != self.dtype:
-            raise ValueError(f"x has dtype {x.dtype}; accepted: {self.dtype}, the layer's")
-        geometry = self.geometry
+        check_image(x, self.value, expected, self.geometry.dimension)
+
+    def _on_keys(self, x: Tensor, output_size: Sequence[int] | None) -> tuple[View, Tensor]:
+        """The input on its lattices, and what stands on the keys, in the accumulator's format."""
+        geometry, d = self.geometry, self.geometry.dimension
         if output_size is not None:
-            geometry = geometry.with_output_size(shape, output_size)
-        image = x if x.dim() == len(shape) + 2 else x.unsqueeze(0)
+            geometry = geometry.with_output_size(tuple(x.shape[-d:]), output_size)
+        image = x if x.dim() == d + 2 else x.unsqueeze(0)
         if self.depthwise:
             image = image.flatten(0, 1).unsqueeze(1)
         view = self._view(image, geometry)
@@ -293,12 +325,25 @@ class Lowered(nn.Module):
         return y if batched else y.squeeze(0)
 
     def _steps(self, view: View) -> list[Step]:
-        """The groups on the lattices of an input; those of the last input are kept."""
-        keys, device = view.keys, view.image.device
-        asked = keys, view.queries, device, self.dtype
-        if self._ready is not None and self._ready[0] == asked:
-            return self._ready[1]
-        exact, queries = accumulator(self.dtype), view.queries
+        """The groups on the lattices of an input; those of the last input are kept.
+
+        What is kept serves inputs with gradients too, wherever it was made.
+        """
+        numbers = self.value, self.output
+        # The numbers of a layer that was moved in inference mode may change unseen.
+        if is_traced() or any(tensor.is_inference() for tensor in numbers):
+            return self._made(view)
+        versions = tuple((id(tensor), tensor._version) for tensor in numbers)
+        asked = view.keys, view.queries, view.image.device, self.dtype, versions
+        if self._ready is None or self._ready[0] != asked:
+            with _not_in_inference():
+                self._ready = asked, self._made(view)
+        return self._ready[1]
+
+    def _made(self, view: View) -> list[Step]:
+        """The groups on the lattices of an input."""
+        keys, queries, device = view.keys, view.queries, view.image.device
+        exact = accumulator(self.dtype)
 
         def padding(group: Group) -> SoftPadding:
             whole = group.scores.padding(keys, group.taps(queries).targets, self.tolerance)
@@ -316,5 +361,43 @@ class Lowered(nn.Module):
             output = torch.cat(list(self.output[heads].to(exact)), dim=-2).unsqueeze(0)
             paddings = tuple(padding(group) for group in narrow)
             steps.append(Step(value, paddings, narrow[0].taps(queries), output))
-        self._ready = asked, steps
         return steps
+
+    def _digest(self) -> Tensor:
+        """A digest of all that is no tensor."""
+        rule = self.boundary_rule, self.border, self.depthwise
+        text = repr((self.head_groups, self.geometry, rule, self.tolerance))
+        return torch.tensor(list(hashlib.sha256(text.encode()).digest()), dtype=torch.uint8)
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Mapping[str, Any],
+        prefix: str,
+        local_metadata: Mapping[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        """Take the numbers of a layer of the same layout; refuse those of any other."""
+        own = ["value", "output", "bias", "layout"]
+        given = {name for name in own if prefix + name in state_dict}
+        layout = state_dict.get(prefix + "layout")
+        if given and (layout is None or not torch.equal(layout.cpu(), self._digest())):
+            error_msgs.append(
+                f"{prefix + 'layout'} is not that of this lowered layer: its heads look elsewhere, "
+                "or its geometry or tolerance is another; accepted: the state_dict of one lowered "
+                "from a layer with the same positions and sharpness"
+            )
+            return
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+        self._ready = None
+
+
+@contextlib.contextmanager
+def _not_in_inference() -> Iterator[None]:
+    """Make tensors that any later call may use, with gradients or without."""
+    with torch.inference_mode(False), torch.no_grad():
+        yield
