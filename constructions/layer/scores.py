@@ -56,7 +56,7 @@ def position_scores(
     heads: Heads,
     view: View,
     *,
-    gap: float,
+    gap: Tensor | float,
     scale: Tensor | float,
     sink_height: float | None,
     shift_invariant: bool,
@@ -190,7 +190,8 @@ def below_peaks(
         (R, M).
     """
     features, named = encoding.encode(torch.cat([places, peaks]), peaks, grid)
-    features, at_peaks = features[: len(places)], features[len(places) :]
+    count = places.shape[0]  # len() would make a number of a symbol
+    features, at_peaks = features[:count], features[count:]
     if positional_key is not None:
         named = (positional_key @ named.unsqueeze(-1)).squeeze(-1)
     below = named @ features.T - (named * at_peaks).sum(dim=-1, keepdim=True)

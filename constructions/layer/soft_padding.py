@@ -53,7 +53,7 @@ class SoftPadding:
         keys: Lattice,
         targets: Lattice,
         *,
-        gap: float,
+        gap: Tensor | float,
         sink_height: float | None,
         dtype: torch.dtype,
         exact: torch.dtype = torch.float64,

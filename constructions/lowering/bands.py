@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from constructions.encodings import Encoding
+from constructions.encodings.sizes import gap_of_any_size, largest_grid
 from constructions.formats import DOUBLE, OWN, unit_roundoff
 from constructions.geometry.lattice import Lattice
 from constructions.layer.soft_padding import BLOCK, Banded, Factor, Full, SoftPadding, Span, along
-from constructions.tracing import is_traced
+from constructions.tracing import constant_of_traced_code, is_exported, is_traced
 
 LOWEST = 746.0
 """Below -LOWEST an exponential is less than half of the smallest float64."""
@@ -285,7 +286,7 @@ class SumOverAxes:
             self.sharpness,
             keys,
             targets,
-            gap=self.encoding.gap(torch.tensor(self.shifts, dtype=DOUBLE), keys),
+            gap=self._gap(keys),
             sink_height=self.sink_height,
             dtype=DOUBLE,
         )
@@ -301,6 +302,17 @@ class SumOverAxes:
         )
         return SoftPadding(factors, whole.kept)
 
+    def _gap(self, keys: Lattice) -> Tensor | float:
+        """That of the encoding; in traced code as a function of sizes, where it has such a form."""
+        if not is_traced():
+            return self.encoding.gap(torch.tensor(self.shifts, dtype=DOUBLE), keys)
+        gap = gap_of_any_size(self.encoding, torch.tensor(self.shifts, dtype=DOUBLE), keys)
+        if gap is not None:
+            return gap
+        if is_exported():
+            keys = largest_grid(self.encoding, keys, bound=False)
+        return _constant_gap(self.encoding, self.shifts, *keys.constants)
+
     def mass_outside(self, keys: Lattice, targets: Lattice, tolerance: float) -> Tensor:
         """None, as there are no windows."""
         return torch.zeros(targets.shape, dtype=DOUBLE)
@@ -310,3 +322,10 @@ class SumOverAxes:
         shifts = torch.tensor(self.shifts, dtype=DOUBLE)
         own = 8 * unit_roundoff(DOUBLE) * (LOWEST + self.sharpness)
         return own + self.sharpness * self.encoding.relative_score_error(shifts, keys)
+
+
+@constant_of_traced_code
+def _constant_gap(
+    encoding: Encoding, shifts: tuple[tuple[float, ...], ...], *keys: tuple[int, ...]
+) -> float:
+    return encoding.gap(torch.tensor(shifts, dtype=DOUBLE), Lattice(*keys))
