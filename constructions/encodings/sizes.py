@@ -100,9 +100,9 @@ def _falls(encoding: Encoding) -> bool:
 def _periodic(encoding: Periodic, shifts: Tensor, grid: Lattice) -> Tensor:
     """As `Periodic.gap`, of a size that is a symbol; there its refusal is a condition on sizes."""
     for size in grid.shape:
-        torch._check(size <= LONGEST)
+        torch._check(size <= LONGEST)  # type: ignore[no-untyped-call]
     here = shifts.new_zeros((), dtype=torch.float64)
-    longest = tensor_of(grid.shape, here).amax()
+    longest = tensor_of(grid.shape, here).amax(dim=0)
     exact = 2 * (math.pi / longest).sin().square()
     gap = exact * (1 - 2**-49) - 2 * encoding.score_error(shifts, grid)
     return torch.where(longest == 1, 1.0, gap)

@@ -90,6 +90,7 @@ def position_scores(
     scores = []
     for rows in by_head:
         if sink_height is not None:
+            assert not isinstance(gap, Tensor)  # that of a circle, which has no sink
             rows = F.pad(rows, (0, 1), value=-sink_height * gap)
         if shift_invariant:
             # Far from the image all scores of a row are large: what is left is rounded less.

@@ -221,11 +221,12 @@ class Step:
         if self.value is None:
             return self.taps(self.matrices, self.paddings[0](values))
         read = applied_by_pixel(self.value, values)
-        batch, parts, grid, heads = len(read), len(self.value), read.shape[2:], len(self.paddings)
+        parts, heads, grid = len(self.value), len(self.paddings), read.shape[2:]
+        batch = read.shape[0]  # len() would make a number of a symbol
         width = self.value.shape[2] // heads
         by_head = read.reshape(batch, parts, heads, width, *grid).unbind(2)
         at_outputs = [
-            padding(head.flatten(1, 2)).unflatten(1, (parts, width))
+            padding(head.flatten(1, 2)).reshape(batch, parts, width, *self.taps.outputs)
             for padding, head in zip(self.paddings, by_head, strict=True)
         ]
         return self.taps(self.matrices, torch.cat(at_outputs, dim=2).flatten(1, 2))

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from constructions.formats import (
     DOUBLE,
@@ -28,6 +26,7 @@ from constructions.layer.inputs import check_image, is_autocast, without_autocas
 from constructions.layer.soft_padding import SoftPadding
 from constructions.lowering.bound import Summands, error_bound
 from constructions.lowering.groups import Group, Step, completed_squares, grouped
+from constructions.lowering.state import Numbers, not_in_inference
 from constructions.tracing import is_traced
 
 SHOWN = 64
@@ -57,7 +56,22 @@ class Cost:
         return f"{self.total:.3g} multiply-adds, dense {self.dense:.3g}"
 
 
-class Lowered(nn.Module):
+@dataclass(frozen=True)
+class _Ready:
+    """What is kept of the last input.
+
+    Args:
+        asked: what the steps depend on.
+        steps: the groups on its lattices.
+        made_of: the matrices, kept so that no other ones are taken for them.
+    """
+
+    asked: tuple[object, ...]
+    steps: list[Step]
+    made_of: tuple[Tensor, ...]
+
+
+class Lowered(Numbers):
     """A positional layer as soft paddings and convolutions; made by `lower`, or `from_scores`.
 
     It is called as the layer it stands for. It holds a copy of the layer's numbers, as they were.
@@ -77,15 +91,7 @@ class Lowered(nn.Module):
         boundary: whether that is made of keys.
         depthwise: whether every channel of the input is treated alike and apart.
         tolerance: the mass that a window may leave out; None for the dtype's unit roundoff.
-
-    Attributes:
-        layout: a digest of what is no tensor, (32,) uint8.
     """
-
-    value: Tensor
-    output: Tensor
-    bias: Tensor | None
-    layout: Tensor
 
     def __init__(
         self,
@@ -100,29 +106,23 @@ class Lowered(nn.Module):
         depthwise: bool = False,
         tolerance: float | None = None,
     ) -> None:
-        super().__init__()
-        self.tolerance = unit_roundoff(value.dtype) if tolerance is None else float(tolerance)
-        if not 0 <= self.tolerance < 1:
+        exact = unit_roundoff(value.dtype) if tolerance is None else float(tolerance)
+        if not 0 <= exact < 1:
             raise ValueError(
                 f"tolerance is {tolerance}; accepted: from 0, for no window, to less than 1"
             )
         _, _, inputs, width = value.shape
         parts = [group.parts(inputs, width, output.shape[3]) for group in groups]
-        self.head_groups = tuple(part for group in parts for part in group)
+        head_groups = tuple(part for group in parts for part in group)
+        rules = geometry, boundary, border, depthwise, exact
+        super().__init__(value, output, bias, repr((head_groups, rules)))
+        self.tolerance = exact
+        self.head_groups = head_groups
         self.geometry = geometry
         self.border = border
         self.boundary_rule = boundary
         self.depthwise = depthwise
-        with _not_in_inference():
-            for name, tensor in (("value", value), ("output", output), ("bias", bias)):
-                self.register_buffer(name, None if tensor is None else tensor.detach().clone())
-            self.register_buffer("layout", self._digest().to(value.device))
-        self._ready: tuple[tuple[object, ...], list[Step]] | None = None
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of the layer's values."""
-        return self.value.dtype
+        self._ready: _Ready | None = None
 
     @classmethod
     def from_scores(
@@ -329,16 +329,14 @@ class Lowered(nn.Module):
 
         What is kept serves inputs with gradients too, wherever it was made.
         """
-        numbers = self.value, self.output
-        # The numbers of a layer that was moved in inference mode may change unseen.
-        if is_traced() or any(tensor.is_inference() for tensor in numbers):
+        versions = None if is_traced() else self.versions()
+        if versions is None:
             return self._made(view)
-        versions = tuple((id(tensor), tensor._version) for tensor in numbers)
         asked = view.keys, view.queries, view.image.device, self.dtype, versions
-        if self._ready is None or self._ready[0] != asked:
-            with _not_in_inference():
-                self._ready = asked, self._made(view)
-        return self._ready[1]
+        if self._ready is None or self._ready.asked != asked:
+            with not_in_inference():
+                self._ready = _Ready(asked, self._made(view), (self.value, self.output))
+        return self._ready.steps
 
     def _made(self, view: View) -> list[Step]:
         """The groups on the lattices of an input."""
@@ -362,42 +360,3 @@ class Lowered(nn.Module):
             paddings = tuple(padding(group) for group in narrow)
             steps.append(Step(value, paddings, narrow[0].taps(queries), output))
         return steps
-
-    def _digest(self) -> Tensor:
-        """A digest of all that is no tensor."""
-        rule = self.boundary_rule, self.border, self.depthwise
-        text = repr((self.head_groups, self.geometry, rule, self.tolerance))
-        return torch.tensor(list(hashlib.sha256(text.encode()).digest()), dtype=torch.uint8)
-
-    def _load_from_state_dict(
-        self,
-        state_dict: Mapping[str, Any],
-        prefix: str,
-        local_metadata: Mapping[str, Any],
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
-        """Take the numbers of a layer of the same layout; refuse those of any other."""
-        own = ["value", "output", "bias", "layout"]
-        given = {name for name in own if prefix + name in state_dict}
-        layout = state_dict.get(prefix + "layout")
-        if given and (layout is None or not torch.equal(layout.cpu(), self._digest())):
-            error_msgs.append(
-                f"{prefix + 'layout'} is not that of this lowered layer: its heads look elsewhere, "
-                "or its geometry or tolerance is another; accepted: the state_dict of one lowered "
-                "from a layer with the same positions and sharpness"
-            )
-            return
-        super()._load_from_state_dict(
-            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
-        )
-        self._ready = None
-
-
-@contextlib.contextmanager
-def _not_in_inference() -> Iterator[None]:
-    """Make tensors that any later call may use, with gradients or without."""
-    with torch.inference_mode(False), torch.no_grad():
-        yield
