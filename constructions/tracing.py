@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -51,3 +51,43 @@ def constant_of_traced_code(function: Function) -> Function:
     """
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
+
+
+def tensor_of(numbers: Sequence[int], like: Tensor) -> Tensor:
+    """Integers as a tensor of a dtype and a device; in traced code they may be symbols."""
+    if is_traced():
+        return torch.cat([like.new_full((1,), n) for n in numbers])
+    return like.new_tensor(numbers)
+
+
+def largest(size: int) -> int | None:
+    """The largest that a size of traced code can be, as its `Dim` says; None where none is known.
+
+    Sizes are not compared, which would be a guard: what is known of them is asked for.
+    """
+    above = 1
+    while not _is_known(size <= above):
+        above *= 2
+        if above > 2**40:
+            return None
+    below = above // 2
+    while above - below > 1:
+        middle = (above + below) // 2
+        if _is_known(size <= middle):
+            above = middle
+        else:
+            below = middle
+    return above
+
+
+def is_fixed(size: int) -> bool:
+    """Whether a size of traced code is a number, the same in all its runs."""
+    most = largest(size)
+    return most is not None and _is_known(size >= most)
+
+
+def _is_known(condition: bool) -> bool:
+    """Whether a condition on sizes holds for all of them."""
+    from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+    return statically_known_true(condition)

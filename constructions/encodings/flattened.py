@@ -13,7 +13,7 @@ from torch import Tensor
 from constructions.encodings.base import Encoding, farthest
 from constructions.formats import unit_roundoff
 from constructions.geometry.lattice import Lattice
-from constructions.tracing import has_values
+from constructions.tracing import has_values, tensor_of
 
 LARGEST = 2**53
 """Up to here every integer is a float64."""
@@ -65,7 +65,7 @@ class Flattened(Encoding):
                 large that their dtype does not hold the scores exactly.
         """
         known, names = displacements.detach(), shifts.detach()
-        between_keys = displacements.new_tensor(_extent(grid))
+        between_keys = tensor_of(_extent(grid), displacements)
         # Every displacement is met with every shift: the largest |δ_i - Δ_i| over all pairs.
         reach = torch.maximum(known.amax(0) - names.amin(0), names.amax(0) - known.amin(0))
         reach = torch.maximum(reach, between_keys).ceil()

@@ -13,6 +13,7 @@ from torch import Tensor
 from constructions.encodings.base import Encoding
 from constructions.formats import unit_roundoff
 from constructions.geometry.lattice import Lattice
+from constructions.tracing import tensor_of
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,12 @@ class Periodic(Encoding):
 
     def encode(self, displacements: Tensor, shifts: Tensor, grid: Lattice) -> tuple[Tensor, Tensor]:
         """Features (M, 2d) and names (H, 2d); see `Encoding.encode`."""
-        turn = 2 * math.pi / displacements.new_tensor(grid.shape)
+        sizes = tensor_of(grid.shape, displacements)
+        turn = 2 * math.pi / sizes
 
         def on_circles(points: Tensor) -> Tensor:
             # Reduced to one turn first: exact for integers, and cos and sin err least there.
-            angles = points.remainder(displacements.new_tensor(grid.shape)) * turn
+            angles = points.remainder(sizes) * turn
             return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
         return on_circles(displacements), on_circles(shifts)

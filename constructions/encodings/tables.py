@@ -33,7 +33,7 @@ class BiasTable(Encoding):
 
     def encode(self, displacements: Tensor, shifts: Tensor, grid: Lattice) -> tuple[Tensor, Tensor]:
         """Features (M, H) and names (H, H); see `Encoding.encode`."""
-        entries = displacements.new_ones(len(displacements), len(shifts))
+        entries = displacements.new_ones(displacements.shape[0], len(shifts))
         for axis in range(shifts.shape[-1]):
             entries = entries * _one_hot(displacements[:, axis], shifts[:, axis])
         return entries, torch.eye(len(shifts), dtype=shifts.dtype, device=shifts.device)

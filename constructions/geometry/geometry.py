@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import SupportsIndex
 
 import torch
 from torch import Tensor
@@ -151,12 +152,13 @@ class Geometry:
         if not self.transposed:
             raise TypeError("output_size is accepted by transposed convolutions alone")
         if not isinstance(output_size, Sequence) or not all(
-            isinstance(n, int) for n in output_size
+            isinstance(n, SupportsIndex) for n in output_size
         ):
             raise ValueError(
                 f"output_size is {output_size!r}; accepted: a sequence of {d} integers"
             )
-        wanted = tuple(output_size)
+        # In traced code a size may be a symbol, of which no number is to be made.
+        wanted = tuple(n if isinstance(n, int | torch.SymInt) else int(n) for n in output_size)
         if len(wanted) not in (d, d + 1, d + 2):
             raise ValueError(
                 f"output_size must have {d} entries (or the output's rank), got {wanted}"

@@ -139,7 +139,7 @@ def spread(table: Tensor, keys: Lattice, queries: Lattice, chosen: Tensor | None
     pairs = zip(keys.axes(table.device), queries.axes(table.device), box.origin, strict=True)
     for axis, (key, query, lowest) in enumerate(pairs):
         shape = [1] * (2 * d)
-        shape[axis], shape[d + axis] = len(query), len(key)
+        shape[axis], shape[d + axis] = queries.shape[axis], keys.shape[axis]
         places.append((key[None, :] - query[:, None] - lowest).reshape(shape))
     batch = table.shape[:-1]
     rows = table.reshape(-1, *box.shape)[tuple(places)]

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from constructions.geometry.lattice import Lattice
+from constructions.tracing import tensor_of
 
 NO_PIXEL = -1
 
@@ -90,7 +91,7 @@ class Circular:
 
     def pixels(self, index: Tensor, size: int) -> Tensor:
         """The remainder modulo the size of the axis."""
-        return index.remainder(size)
+        return index.remainder(tensor_of((size,), index))
 
 
 PADDING_MODES: Mapping[str, PaddingMode] = {

@@ -59,7 +59,7 @@ def position_scores(
     heads: Heads,
     view: View,
     *,
-    gap: float,
+    gap: Tensor | float,
     scale: Tensor | float,
     sink_height: float | None,
     shift_invariant: bool,
@@ -98,6 +98,7 @@ def position_scores(
     scores = []
     for rows in by_head:
         if sink_height is not None:
+            assert not isinstance(gap, Tensor)  # that of a circle, which has no sink
             rows = F.pad(rows, (0, 1), value=-sink_height * gap)
         if shift_invariant:
             # Far from the image all scores of a row are large: what is left is rounded less.
@@ -108,7 +109,7 @@ def position_scores(
     return torch.stack(scores)
 
 
-def check_scale(scale: Tensor | float, gap: float, dtype: torch.dtype) -> None:
+def check_scale(scale: Tensor | float, gap: Tensor | float, dtype: torch.dtype) -> None:
     """Raise a ValueError where a sharpness overflows, or the scale that it makes.
 
     The sharpness is a score, that of the runner-up below a target, and has to be a number of the
@@ -121,10 +122,10 @@ def check_scale(scale: Tensor | float, gap: float, dtype: torch.dtype) -> None:
         gap: of the encoding on the keys at hand.
         dtype: of the layer.
     """
-    if isinstance(scale, Tensor):
-        if not has_values(scale):
-            return
-        scale = float(scale.detach())
+    tensors = [number for number in (scale, gap) if isinstance(number, Tensor)]
+    if tensors and not has_values(*tensors):
+        return
+    scale, gap = (float(n.detach()) if isinstance(n, Tensor) else n for n in (scale, gap))
     exact = accumulator(dtype)
     largest = torch.finfo(exact).max
     # Dividing by the gap may have rounded up.
@@ -226,7 +227,8 @@ def below_peaks(
         (R, M).
     """
     features, named = encoding.encode(torch.cat([places, peaks]), peaks, grid)
-    features, at_peaks = features[: len(places)], features[len(places) :]
+    count = places.shape[0]  # len() would make a number of a symbol
+    features, at_peaks = features[:count], features[count:]
     if positional_key is not None:
         named = (positional_key @ named.unsqueeze(-1)).squeeze(-1)
     below = named @ features.T - (named * at_peaks).sum(dim=-1, keepdim=True)

@@ -7,7 +7,8 @@ padding of the image, and then the ordinary convolution. For scores that are sum
     P = r · (P_1 ⊗ … ⊗ P_d)
 
 with one small factor for each axis; r is 1, or with a sink what the sink leaves of each row. A
-factor is a full matrix, or banded: spans of rows, each with the columns that it is not zero on.
+factor is a full matrix, or banded: spans of rows, each with the columns that it is not zero on. On
+a long axis the factor of squares is made in bands, so that memory grows with the axis alone.
 Theorem: `attention_is_soft_padding_then_convolution`.
 """
 
@@ -24,14 +25,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from constructions.encodings import Encoding
+from constructions.encodings import Encoding, Gaussian, Quadratic
 from constructions.formats import accumulator, smallest_normal
 from constructions.geometry.lattice import Lattice, displacements, spread
 from constructions.layer.scores import check_scale
-from constructions.tracing import is_traced
+from constructions.normalisers import Softmax
+from constructions.tracing import has_values, is_traced
 
 BLOCK = 32
 """The least number of rows of a factor that are multiplied at once, if there are as many."""
+
+LONG = 2**18
+"""Entries of a factor from which it is made in bands, if its scores are known to fall off."""
+
+LANES = 16
+"""Numbers that a processor adds side by side, or a multiple: where bands begin, in columns."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +62,7 @@ class SoftPadding:
         keys: Lattice,
         targets: Lattice,
         *,
-        gap: float,
+        gap: Tensor | float,
         sink_height: float | None,
         dtype: torch.dtype,
         exact: torch.dtype = torch.float64,
@@ -82,14 +90,10 @@ class SoftPadding:
         factors: list[Factor] = []
         logs = []
         for axis, part in enumerate(encoding):
-            below, highest = _axis_scores(part, keys.axis(axis), targets.axis(axis), exact, device)
-            scores = below * scale
-            weights = scores.to(accumulator(dtype)).softmax(dim=-1)
-            # A weight that is subnormal makes products with it ten times as slow. It counts for
-            # nothing: an exponential may be flushed to zero as far up (T7, hypothesis 3).
-            weights = weights.where(weights >= smallest_normal(weights.dtype), 0.0)
-            factors.append(Full(weights.to(dtype)))
-            log = scores.logsumexp(dim=-1) + highest * scale
+            scores = _AxisScores.of(part, keys.axis(axis), targets.axis(axis), exact, device)
+            bands = _bands(part, scale, keys.axis(axis), targets.axis(axis), accumulator(dtype))
+            factor, log = scores.factor(scale, dtype, bands)
+            factors.append(factor)
             logs.append(along(log, axis, d))
         kept = None
         if sink_height is not None:
@@ -129,21 +133,133 @@ def along(row: Tensor, axis: int, dimension: int) -> Tensor:
     return row.reshape([-1 if a == axis else 1 for a in range(dimension)])
 
 
-def _axis_scores(
+@dataclass(frozen=True)
+class _AxisScores:
+    """The scores of an encoding on one axis, in its own units.
+
+    Args:
+        table: the score at every displacement, (M,), the target's own at 0.
+        keys: where the keys stand.
+        targets: where the rows stand.
+    """
+
+    table: Tensor
+    keys: Lattice
+    targets: Lattice
+
+    @classmethod
+    def of(
+        cls,
+        encoding: Encoding,
+        keys: Lattice,
+        targets: Lattice,
+        exact: torch.dtype,
+        device: torch.device | str | None,
+    ) -> _AxisScores:
+        """Those of a head of shift 0."""
+        here = torch.zeros(1, 1, dtype=exact, device=device)
+        box = displacements(keys, targets).positions(device).to(exact)
+        features, query = encoding.encode(torch.cat([box, here]), here, keys)
+        score = features @ query[0]
+        return cls(score[:-1] - score[-1], keys, targets)
+
+    def factor(
+        self, scale: Tensor | float, dtype: torch.dtype, bands: Sequence[Span]
+    ) -> tuple[Factor, Tensor]:
+        """The factor, and the logarithm of what each row was divided by.
+
+        Args:
+            scale: what multiplies the scores.
+            dtype: of the result.
+            bands: what is not zero of it, with all rows in order; none for all of it.
+        """
+        if not bands:
+            entries, log = _normalised(spread(self.table, self.keys, self.targets), scale, dtype)
+            return Full(entries), log
+        known: dict[tuple[int, int, int], tuple[Tensor, Tensor]] = {}
+        parts = []
+        for span in bands:
+            # Spans that look alike are one.
+            (start, stop), (first, last) = span.rows, span.columns
+            keys = _part(self.keys, first, last)
+            targets = _part(self.targets, start, stop)
+            box = displacements(keys, targets)
+            alike = (box.origin[0], stop - start, last - first)
+            if alike not in known:
+                lowest = box.origin[0] - displacements(self.keys, self.targets).origin[0]
+                table = self.table.narrow(0, lowest, box.size)
+                known[alike] = _normalised(spread(table, keys, targets), scale, dtype)
+            parts.append(known[alike])
+        factor = Banded(tuple(bands), self.keys.size, tuple(entries for entries, _ in parts))
+        return factor, torch.cat([log for _, log in parts])
+
+
+def _part(line: Lattice, start: int, stop: int) -> Lattice:
+    """Some neighbours of a lattice of dimension 1."""
+    (origin,), (spacing,) = line.origin, line.spacing
+    return Lattice((stop - start,), line.spacing, (origin + spacing * start,))
+
+
+def _normalised(rows: Tensor, scale: Tensor | float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Softmax of scores, and the logarithm of what each row was divided by."""
+    highest = rows.amax(dim=-1)
+    scores = (rows - highest.unsqueeze(-1)) * scale
+    weights = scores.to(accumulator(dtype)).softmax(dim=-1)
+    # A weight that is subnormal makes products with it ten times as slow. It counts for nothing: an
+    # exponential may be flushed to zero as far up (T7, hypothesis 3).
+    weights = weights.where(weights >= smallest_normal(weights.dtype), 0.0)
+    return weights.to(dtype), scores.logsumexp(dim=-1) + highest * scale
+
+
+def _bands(
     encoding: Encoding,
+    scale: Tensor | float,
     keys: Lattice,
     targets: Lattice,
-    exact: torch.dtype,
-    device: torch.device | str | None,
-) -> tuple[Tensor, Tensor]:
-    """Scores on one axis below the highest of their row (targets, keys), and that highest one."""
-    here = torch.zeros(1, 1, dtype=exact, device=device)
-    box = displacements(keys, targets).positions(device).to(exact)
-    features, query = encoding.encode(torch.cat([box, here]), here, keys)
-    score = features @ query[0]
-    rows = spread(score[:-1] - score[-1], keys, targets)
-    highest = rows.amax(dim=-1)
-    return rows - highest.unsqueeze(-1), highest
+    accumulator: torch.dtype,
+) -> list[Span]:
+    """Spans of a long factor of squares, beside which it is exactly zero; none for another factor.
+
+    A weight is zero where a score is a gap Θ below the highest of its row (equation (17) of the
+    theorem): where the squared distance is Θ / scale more than that of the nearest key.
+    """
+    precision = _precision(encoding)
+    if is_traced() or keys.size * targets.size < LONG or precision is None:
+        return []
+    if isinstance(scale, Tensor) and not has_values(scale):
+        return []
+    fall = precision * float(scale.detach() if isinstance(scale, Tensor) else scale)
+    if not fall > 0:
+        return []
+    place = targets.positions("cpu")[:, 0].double()
+    (origin,), (spacing,), last = keys.origin, keys.spacing, keys.size - 1
+    nearest = ((place - origin) / spacing).round().clamp(0, last) * spacing + origin
+    reach = ((nearest - place).square() + Softmax().one_hot_gap(accumulator) / fall).sqrt()
+    # One key more on either side, for what these numbers have been rounded.
+    low = (((place - reach - origin) / spacing).floor() - 1).clamp(0, last).long()
+    high = (((place + reach - origin) / spacing).ceil() + 1).clamp(0, last).long()
+    widest = int((high - low).amax()) + 1
+    rows = -(-max(BLOCK, widest) // LANES) * LANES
+    if targets.size < 2 * rows:
+        return []
+    starts = range(0, targets.size, rows)
+    stops = [min(start + rows, targets.size) for start in starts]
+    # From a multiple of the lanes on, sums have the bits of those over whole rows.
+    firsts = (low[[*starts]] // LANES * LANES).tolist()
+    lasts = high[[stop - 1 for stop in stops]].tolist()
+    return [
+        Span((start, stop), (first, end + 1))
+        for start, stop, first, end in zip(starts, stops, firsts, lasts, strict=True)
+    ]
+
+
+def _precision(encoding: Encoding) -> float | None:
+    """a, where the scores of an encoding of one axis are -a times squared distances."""
+    if isinstance(encoding, Quadratic):
+        return 1.0
+    if isinstance(encoding, Gaussian):
+        return 1.0 if encoding.precision is None else float(encoding.precision[0][0])
+    return None
 
 
 # Factors ------------------------------------------------------------------------------------------
@@ -210,8 +326,10 @@ class Factor(ABC):
         """The gradients of its tensors, from those of the entries of its spans."""
 
     def cast(self, dtype: torch.dtype) -> Factor:
-        """The same in another format."""
-        return self.remade(tuple(tensor.to(dtype) for tensor in self.tensors))
+        """The same in another format; entries that are one are still one."""
+        known = {id(tensor): tensor for tensor in self.tensors}
+        cast = {number: tensor.to(dtype) for number, tensor in known.items()}
+        return self.remade(tuple(cast[id(tensor)] for tensor in self.tensors))
 
     def __call__(self, values: Tensor, dim: int) -> Tensor:
         """The product with what stands along an axis, in the spans alone.

@@ -1,7 +1,9 @@
 """Bands: the soft padding of positional heads on given lattices, with windows for sharp heads.
 
 One factor for each axis, in spans of rows, each with the columns that its windows need. A window
-leaves out what is provably below a tolerance. Theorem: `positional_heads_are_convolutions`.
+leaves out what is provably below a tolerance. In traced code, whose sizes may be symbols, a factor
+is one matrix that is zero outside of the same windows. Theorem:
+`positional_heads_are_convolutions`.
 """
 
 from __future__ import annotations
@@ -15,12 +17,17 @@ import torch
 from torch import Tensor
 
 from constructions.encodings import Encoding
+from constructions.encodings.sizes import gap_of_any_size, largest_grid
 from constructions.formats import DOUBLE, OWN, unit_roundoff
 from constructions.geometry.lattice import Lattice
-from constructions.layer.soft_padding import BLOCK, Banded, SoftPadding, Span, along
+from constructions.layer.soft_padding import BLOCK, Banded, Factor, Full, SoftPadding, Span, along
+from constructions.tracing import constant_of_traced_code, is_exported, is_traced
 
 LOWEST = 746.0
 """Below -LOWEST an exponential is less than half of the smallest float64."""
+
+FARTHEST = 2**40
+"""More keys than there are on any axis."""
 
 
 class Scores(Protocol):
@@ -60,7 +67,7 @@ class _Axis:
         peak: the score of that key.
     """
 
-    factor: Banded
+    factor: Factor
     log_sum: Tensor
     peak: Tensor
 
@@ -86,7 +93,11 @@ class Squares:
 
     def width(self, axis: int, keys: Lattice, tolerance: float) -> int:
         """The least with a certified tail below the tolerance; all keys if there is none."""
-        spacing, most = keys.spacing[axis], keys.shape[axis] - 1
+        return self._least_width(axis, keys, tolerance, keys.shape[axis] - 1)
+
+    def _least_width(self, axis: int, keys: Lattice, tolerance: float, most: int) -> int:
+        """The least with a certified tail below the tolerance, or the most that there is."""
+        spacing = keys.spacing[axis]
         # The nearest key is half a spacing away at most; a target among adjacent keys has one at f.
         near = abs(self.fraction[axis]) if spacing == 1 else 0.5
         decay = self.precision * spacing**2
@@ -119,8 +130,9 @@ class Squares:
         ]
 
     def padding(self, keys: Lattice, targets: Lattice, tolerance: float) -> SoftPadding:
-        """P, its factors banded, in float64 on the CPU."""
-        axes = [self._factor(axis, keys, targets, tolerance) for axis in range(keys.dimension)]
+        """P, its factors banded, or one matrix each in traced code, in float64 on the CPU."""
+        made = self._whole_factor if is_traced() else self._factor
+        axes = [made(axis, keys, targets, tolerance) for axis in range(keys.dimension)]
         return SoftPadding(tuple(axis.factor for axis in axes), self._left_by_sink(axes))
 
     def mass_outside(self, keys: Lattice, targets: Lattice, tolerance: float) -> Tensor:
@@ -176,11 +188,8 @@ class Squares:
                 *ends.tolist(),
             )
             if alike not in known:
-                key, target = at_keys[first:stop], at_targets[start:end, None]
-                near = at_keys[nearest[start:end], None]
-                # A difference of squares as a product does not cancel, however far the target.
-                sums = (key + near - 2 * target).to(DOUBLE) - 2 * fraction
-                scores = -self.precision * ((key - near).to(DOUBLE) * sums)
+                key, target = at_keys[first:stop], at_targets[start:end]
+                scores = self._scores(axis, key, target, at_keys[nearest[start:end]])
                 number = torch.arange(first, stop)
                 beyond = (number - nearest[start:end, None]).abs() > width
                 scores = scores.masked_fill(beyond, -math.inf)
@@ -191,6 +200,26 @@ class Squares:
         peak = (at_keys[nearest] - at_targets).to(DOUBLE) - fraction
         factor = Banded(spans, keys.shape[axis], tuple(blocks))
         return _Axis(factor, torch.cat(log_sums), -self.precision * peak.square())
+
+    def _whole_factor(self, axis: int, keys: Lattice, targets: Lattice, tolerance: float) -> _Axis:
+        """The factor of an axis of any size as one matrix, without a look at any number."""
+        nearest = self._nearest(axis, keys, targets)
+        at_keys, at_targets = keys.axes()[axis], targets.axes()[axis]
+        scores = self._scores(axis, at_keys, at_targets, at_keys[nearest])
+        # On an axis with fewer keys than the window has, none is beyond it.
+        width = self._least_width(axis, keys, tolerance, FARTHEST)
+        beyond = (torch.arange(keys.shape[axis]) - nearest.unsqueeze(-1)).abs() > width
+        scores = scores.masked_fill(beyond, -math.inf)
+        peak = (at_keys[nearest] - at_targets).to(DOUBLE) - self.fraction[axis]
+        factor = Full(scores.softmax(dim=-1))
+        return _Axis(factor, scores.logsumexp(dim=-1), -self.precision * peak.square())
+
+    def _scores(self, axis: int, keys: Tensor, targets: Tensor, nearest: Tensor) -> Tensor:
+        """Scores below that of the nearest key, (targets, keys), of positions."""
+        key, near = keys, nearest.unsqueeze(-1)
+        # A difference of squares as a product does not cancel, however far the target.
+        sums = (key + near - 2 * targets.unsqueeze(-1)).to(DOUBLE) - 2 * self.fraction[axis]
+        return -self.precision * ((key - near).to(DOUBLE) * sums)
 
     def _tails(self, axis: int, keys: Lattice, targets: Lattice, width: int) -> Tensor:
         """A bound on each row's mass outside of its window, its nearest key at 1."""
@@ -257,10 +286,12 @@ class SumOverAxes:
             self.sharpness,
             keys,
             targets,
-            gap=self.encoding.gap(torch.tensor(self.shifts, dtype=DOUBLE), keys),
+            gap=self._gap(keys),
             sink_height=self.sink_height,
             dtype=DOUBLE,
         )
+        if is_traced():
+            return whole
         factors = tuple(
             Banded(
                 tuple(self.spans(axis, keys, targets, tolerance)),
@@ -271,6 +302,17 @@ class SumOverAxes:
         )
         return SoftPadding(factors, whole.kept)
 
+    def _gap(self, keys: Lattice) -> Tensor | float:
+        """That of the encoding; in traced code as a function of sizes, where it has such a form."""
+        if not is_traced():
+            return self.encoding.gap(torch.tensor(self.shifts, dtype=DOUBLE), keys)
+        gap = gap_of_any_size(self.encoding, torch.tensor(self.shifts, dtype=DOUBLE), keys)
+        if gap is not None:
+            return gap
+        if is_exported():
+            keys = largest_grid(self.encoding, keys, bound=False)
+        return _constant_gap(self.encoding, self.shifts, *keys.constants)
+
     def mass_outside(self, keys: Lattice, targets: Lattice, tolerance: float) -> Tensor:
         """None, as there are no windows."""
         return torch.zeros(targets.shape, dtype=DOUBLE)
@@ -280,3 +322,10 @@ class SumOverAxes:
         shifts = torch.tensor(self.shifts, dtype=DOUBLE)
         own = 8 * unit_roundoff(DOUBLE) * (LOWEST + self.sharpness)
         return own + self.sharpness * self.encoding.relative_score_error(shifts, keys)
+
+
+@constant_of_traced_code
+def _constant_gap(
+    encoding: Encoding, shifts: tuple[tuple[float, ...], ...], *keys: tuple[int, ...]
+) -> float:
+    return encoding.gap(torch.tensor(shifts, dtype=DOUBLE), Lattice(*keys))

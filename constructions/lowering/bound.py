@@ -82,6 +82,8 @@ def error_bound(layer: Summands, values: Tensor, keys: Lattice, queries: Lattice
     """
     outputs = layer.output.shape[1] * layer.output.shape[3]
     total = torch.zeros(len(values), outputs, *queries.shape, dtype=DOUBLE)
+    if not len(values):
+        return total  # of no image there is no largest pixel
     if layer.bias is not None:
         ones = (1,) * len(keys.shape)
         total = total + layer.bias.to("cpu", DOUBLE).abs().reshape(-1, *ones)
@@ -96,8 +98,7 @@ def error_bound(layer: Summands, values: Tensor, keys: Lattice, queries: Lattice
         error = error + taps(stored, target_error) + taps(matrices.error, moduli + target_error)
         # What is added up: Σ |Ŵ| (|P| + ε) + |b|.
         total = total + taps(stored, moduli + target_error)
-        if total.numel():
-            largest = max(largest, float((moduli + target_error).max()) + float(stored.max()))
+        largest = max(largest, float((moduli + target_error).max()) + float(stored.max()))
         terms += taps.count * stored.shape[2]
     # Equation (17), its second sum and its underflow: γ_(n + 1) (...) + n η.
     growth = products.growth(terms)

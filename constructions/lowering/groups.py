@@ -19,6 +19,7 @@ from constructions.geometry.lattice import Lattice, displacements
 from constructions.layer.soft_padding import SoftPadding
 from constructions.lowering.bands import Scores, Squares
 from constructions.sources.sums import plain_sum
+from constructions.tracing import is_traced
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,8 @@ class Group:
         origin, shape, spacing, stride, dilation, places = [], [], [], [], [], []
         for axis, shifts in enumerate(zip(*self.shifts, strict=True)):
             low, size = min(shifts), queries.shape[axis]
-            step = queries.spacing[axis] if size > 1 else 0
+            # Traced code runs on axes of other sizes too.
+            step = queries.spacing[axis] if is_traced() or size > 1 else 0
             unit = math.gcd(step, *(s - low for s in shifts)) or 1
             place = [(s - low) // unit for s in shifts]
             far = math.gcd(*place) or 1
@@ -224,10 +226,12 @@ class Step:
         if self.value is None:
             return self.taps(self.matrices, self.paddings[0](values))
         read = applied_by_pixel(self.value, values)
-        batch, parts, grid = len(read), len(self.value), read.shape[2:]
-        by_head = read.reshape(batch, parts, len(self.paddings), -1, *grid).unbind(2)
+        parts, heads, grid = len(self.value), len(self.paddings), read.shape[2:]
+        batch = read.shape[0]  # len() would make a number of a symbol
+        width = self.value.shape[2] // heads
+        by_head = read.reshape(batch, parts, heads, width, *grid).unbind(2)
         at_outputs = [
-            padding(head.reshape(batch, -1, *grid)).reshape(batch, parts, -1, *self.taps.outputs)
+            padding(head.flatten(1, 2)).reshape(batch, parts, width, *self.taps.outputs)
             for padding, head in zip(self.paddings, by_head, strict=True)
         ]
         return self.taps(self.matrices, torch.cat(at_outputs, dim=2).flatten(1, 2))

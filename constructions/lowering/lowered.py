@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from constructions.formats import (
     DOUBLE,
@@ -18,13 +18,16 @@ from constructions.formats import (
     smallest_subnormal,
     unit_roundoff,
 )
-from constructions.geometry.geometry import Geometry, checked_spatial_shape
+from constructions.geometry.geometry import Geometry
 from constructions.geometry.lattice import Lattice
 from constructions.geometry.padding_modes import PaddingMode, Zeros
 from constructions.geometry.view import NATURAL, Boundary, View
+from constructions.layer.inputs import check_image, is_autocast, without_autocast
 from constructions.layer.soft_padding import SoftPadding
 from constructions.lowering.bound import Summands, error_bound
 from constructions.lowering.groups import Group, Step, completed_squares, grouped
+from constructions.lowering.state import Numbers, not_in_inference
+from constructions.tracing import is_traced
 
 SHOWN = 64
 """Pixels on each axis of the image that the representation states the cost for."""
@@ -53,10 +56,30 @@ class Cost:
         return f"{self.total:.3g} multiply-adds, dense {self.dense:.3g}"
 
 
-class Lowered(nn.Module):
+@dataclass(frozen=True)
+class _Ready:
+    """What is kept of the last input.
+
+    Args:
+        asked: what the steps depend on.
+        steps: the groups on its lattices.
+        made_of: the matrices, kept so that no other ones are taken for them.
+    """
+
+    asked: tuple[object, ...]
+    steps: list[Step]
+    made_of: tuple[Tensor, ...]
+
+
+class Lowered(Numbers):
     """A positional layer as soft paddings and convolutions; made by `lower`, or `from_scores`.
 
     It is called as the layer it stands for. It holds a copy of the layer's numbers, as they were.
+
+    Its state_dict has the matrices and the bias, and a digest of what they are laid out for: the
+    groups, the geometry and the tolerance, which are not tensors. One that was lowered from a layer
+    of the same positions takes it, and any other refuses it. The soft paddings of the last input
+    are kept, except in traced code, where P is made of full matrices.
 
     Args:
         groups: the heads, by what they share; those of a group may be taken apart.
@@ -69,10 +92,6 @@ class Lowered(nn.Module):
         depthwise: whether every channel of the input is treated alike and apart.
         tolerance: the mass that a window may leave out; None for the dtype's unit roundoff.
     """
-
-    value: Tensor
-    output: Tensor
-    bias: Tensor | None
 
     def __init__(
         self,
@@ -87,28 +106,23 @@ class Lowered(nn.Module):
         depthwise: bool = False,
         tolerance: float | None = None,
     ) -> None:
-        super().__init__()
-        self.tolerance = unit_roundoff(value.dtype) if tolerance is None else float(tolerance)
-        if not 0 <= self.tolerance < 1:
+        exact = unit_roundoff(value.dtype) if tolerance is None else float(tolerance)
+        if not 0 <= exact < 1:
             raise ValueError(
                 f"tolerance is {tolerance}; accepted: from 0, for no window, to less than 1"
             )
         _, _, inputs, width = value.shape
         parts = [group.parts(inputs, width, output.shape[3]) for group in groups]
-        self.head_groups = tuple(part for group in parts for part in group)
+        head_groups = tuple(part for group in parts for part in group)
+        rules = geometry, boundary, border, depthwise, exact
+        super().__init__(value, output, bias, repr((head_groups, rules)))
+        self.tolerance = exact
+        self.head_groups = head_groups
         self.geometry = geometry
         self.border = border
         self.boundary_rule = boundary
         self.depthwise = depthwise
-        for name, tensor in (("value", value), ("output", output), ("bias", bias)):
-            copy = None if tensor is None else tensor.detach().clone()
-            self.register_buffer(name, copy, persistent=False)
-        self._ready: tuple[tuple[object, ...], list[Step]] | None = None
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of the layer's values."""
-        return self.value.dtype
+        self._ready: _Ready | None = None
 
     @classmethod
     def from_scores(
@@ -171,26 +185,35 @@ class Lowered(nn.Module):
             tolerance=tolerance,
         )
 
-    def forward(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+    def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """Apply the layer.
 
         Args:
-            x: (N, D_in, *spatial) or (D_in, *spatial), of the layer's dtype.
+            input: (N, D_in, *spatial) or (D_in, *spatial), of the layer's dtype.
             output_size: of a transposed convolution, as torch takes it.
 
         Returns:
-            (N, D_out, *output) or (D_out, *output).
+            (N, D_out, *output) or (D_out, *output); under autocast, of the autocast dtype.
 
         Raises:
+            TypeError: as the layer does.
             ValueError: as the layer does.
         """
+        self._check(input)
+        if is_autocast(input.device.type):
+            with without_autocast(self.dtype, input.device.type) as wanted:
+                return self._applied(input.to(wanted), output_size)
+        return self._applied(input, output_size)
+
+    def _applied(self, x: Tensor, output_size: Sequence[int] | None) -> Tensor:
+        """The output, of the input's dtype."""
         view, values = self._on_keys(x, output_size)
         total, *others = (step(values) for step in self._steps(view))
         for other in others:
             total = total + other
         if self.bias is not None:
             total = total + self.bias.to(total.dtype).reshape(-1, *(1 for _ in view.queries.shape))
-        return self._shaped(total.to(self.dtype), x)
+        return self._shaped(total.to(x.dtype), x)
 
     def error_bound(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """How far the output can be from the layer's own function, computed without any error.
@@ -203,7 +226,17 @@ class Lowered(nn.Module):
 
         Returns:
             float64, on the CPU, of the shape of the output; inf where a sum may overflow.
+
+        Raises:
+            TypeError: as `forward`.
+            ValueError: as `forward`; or autocast is on.
         """
+        self._check(x)
+        if is_autocast(x.device.type):
+            raise ValueError(
+                "autocast is on; accepted: off, since the bound is that of the layer's own dtype, "
+                f"{self.dtype}"
+            )
         with torch.no_grad():
             view, values = self._on_keys(x.detach(), output_size)
             error = error_bound(
@@ -263,19 +296,18 @@ class Lowered(nn.Module):
             lines.append(f"cost at {' x '.join(map(str, shape))}: {self.cost(shape)}")
         return "\n".join(lines)
 
-    def _on_keys(self, x: Tensor, output_size: Sequence[int] | None) -> tuple[View, Tensor]:
-        """The input on its lattices, and what stands on the keys, in the accumulator's format."""
-        if not isinstance(x, Tensor):
-            raise TypeError(f"x is a {type(x).__name__}; accepted: a torch.Tensor")
+    def _check(self, x: Tensor) -> None:
+        """Raise unless x is an image that the layer takes."""
         channels = self.value.shape[1] * self.value.shape[2]
         expected = None if self.depthwise else channels
-        shape = checked_spatial_shape(x, expected, self.geometry.dimension)
-        if x.dtype != self.dtype:
-            raise ValueError(f"x has dtype {x.dtype}; accepted: {self.dtype}, the layer's")
-        geometry = self.geometry
+        check_image(x, self.value, expected, self.geometry.dimension)
+
+    def _on_keys(self, x: Tensor, output_size: Sequence[int] | None) -> tuple[View, Tensor]:
+        """The input on its lattices, and what stands on the keys, in the accumulator's format."""
+        geometry, d = self.geometry, self.geometry.dimension
         if output_size is not None:
-            geometry = geometry.with_output_size(shape, output_size)
-        image = x if x.dim() == len(shape) + 2 else x.unsqueeze(0)
+            geometry = geometry.with_output_size(tuple(x.shape[-d:]), output_size)
+        image = x if x.dim() == d + 2 else x.unsqueeze(0)
         if self.depthwise:
             image = image.flatten(0, 1).unsqueeze(1)
         view = self._view(image, geometry)
@@ -293,12 +325,23 @@ class Lowered(nn.Module):
         return y if batched else y.squeeze(0)
 
     def _steps(self, view: View) -> list[Step]:
-        """The groups on the lattices of an input; those of the last input are kept."""
-        keys, device = view.keys, view.image.device
-        asked = keys, view.queries, device, self.dtype
-        if self._ready is not None and self._ready[0] == asked:
-            return self._ready[1]
-        exact, queries = accumulator(self.dtype), view.queries
+        """The groups on the lattices of an input; those of the last input are kept.
+
+        What is kept serves inputs with gradients too, wherever it was made.
+        """
+        versions = None if is_traced() else self.versions()
+        if versions is None:
+            return self._made(view)
+        asked = view.keys, view.queries, view.image.device, self.dtype, versions
+        if self._ready is None or self._ready.asked != asked:
+            with not_in_inference():
+                self._ready = _Ready(asked, self._made(view), (self.value, self.output))
+        return self._ready.steps
+
+    def _made(self, view: View) -> list[Step]:
+        """The groups on the lattices of an input."""
+        keys, queries, device = view.keys, view.queries, view.image.device
+        exact = accumulator(self.dtype)
 
         def padding(group: Group) -> SoftPadding:
             whole = group.scores.padding(keys, group.taps(queries).targets, self.tolerance)
@@ -316,5 +359,4 @@ class Lowered(nn.Module):
             output = torch.cat(list(self.output[heads].to(exact)), dim=-2).unsqueeze(0)
             paddings = tuple(padding(group) for group in narrow)
             steps.append(Step(value, paddings, narrow[0].taps(queries), output))
-        self._ready = asked, steps
         return steps

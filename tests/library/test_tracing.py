@@ -5,8 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.export import Dim
 
-from constructions.tracing import constant_of_traced_code, has_values
+from constructions.tracing import (
+    constant_of_traced_code,
+    has_values,
+    is_fixed,
+    largest,
+    tensor_of,
+)
 
 HERE, NOWHERE = torch.zeros(1), torch.zeros(1, device="meta")
 
@@ -68,3 +75,28 @@ def test_a_constant_is_computed_while_it_is_traced() -> None:
     compiled = torch.compile(lambda x: x * counted(), backend="eager", fullgraph=True)
     assert [compiled(torch.ones(1)).item() for _ in range(3)] == [3, 3, 3]
     assert calls == [True]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 16, 17, 1000, 2**40])
+def test_a_number_is_its_own_largest(size: int) -> None:
+    assert largest(size) == size
+    assert is_fixed(size)
+
+
+class Sizes(nn.Module):
+    """Adds what is known of the sizes of its input, and the sizes themselves."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        known = [largest(n) or 0 for n in x.shape] + [int(is_fixed(n)) for n in x.shape]
+        return x.new_tensor(known) + tensor_of(x.shape, x).sum()
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_largest_size_is_the_max_of_its_dim(strict: bool) -> None:
+    sizes = (Dim("rows", max=37), Dim.DYNAMIC, None)
+    exported = torch.export.export(
+        Sizes(), (torch.zeros(3, 4, 5),), dynamic_shapes=(sizes,), strict=strict
+    ).module()
+    for shape in ((3, 4, 5), (37, 2, 5)):
+        expected = torch.tensor([37.0, 0, 5, 0, 0, 1]) + sum(shape)
+        assert torch.equal(exported(torch.zeros(shape)), expected)

@@ -19,11 +19,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from constructions.encodings import Quadratic
+from constructions import attention_from_conv, certify
+from constructions.encodings import Encoding, Gaussian, Quadratic
 from constructions.formats import accumulator
 from constructions.geometry.lattice import Lattice
 from constructions.layer import soft_padding
 from constructions.layer.soft_padding import Banded, Factor, Full, Remade, SoftPadding, Span
+from constructions.normalisers import Softmax
 from tests.support.helpers import integers, traced
 
 Spans = tuple[Span, ...]
@@ -341,3 +343,127 @@ def test_weights_are_zero_where_they_would_be_subnormal(dtype: torch.dtype) -> N
         met += int(((weights > 0) & (weights < tiny)).sum())
         assert torch.equal(found, weights.masked_fill(weights < tiny, 0.0).to(dtype))
     assert met > 0
+
+
+# Long axes ----------------------------------------------------------------------------------------
+
+
+@st.composite
+def lines(draw: st.DrawFn) -> tuple[Lattice, Lattice]:
+    """Keys and targets on one axis, of any spacings, which overlap, touch or are far apart."""
+
+    def line() -> Lattice:
+        spacing, origin = draw(st.integers(1, 4)), draw(st.integers(-200, 200))
+        return Lattice((draw(st.integers(1, 300)),), (spacing,), (origin,))
+
+    return line(), line()
+
+
+def on_line(
+    keys: Lattice,
+    targets: Lattice,
+    sharpness: Tensor | float,
+    encoding: Encoding | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> SoftPadding:
+    """The soft padding of a line, with a sink."""
+    return SoftPadding.of(
+        (encoding or Quadratic(),),
+        sharpness,
+        keys,
+        targets,
+        gap=1.0,
+        sink_height=0.5,
+        dtype=dtype,
+    )
+
+
+def in_bands(way: Callable[[], Any]) -> tuple[Any, Any]:
+    """What is made where every axis is long, and where none is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(soft_padding, "LONG", 0)
+        banded = way()
+        patch.setattr(soft_padding, "LONG", 2**60)
+        return banded, way()
+
+
+@given(
+    line=lines(),
+    sharpness=st.floats(1e-4, 1e3),
+    encoding=st.sampled_from([Quadratic(), Gaussian(), Gaussian(((0.3125,),))]),
+    dtype=st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]),
+)
+@example((Lattice.box((300,)), Lattice.box((300,))), 4.0, Quadratic(), torch.float32)
+def test_bands_have_the_entries_of_whole_rows_to_the_bit(
+    line: tuple[Lattice, Lattice], sharpness: float, encoding: Encoding, dtype: torch.dtype
+) -> None:
+    banded, full = in_bands(lambda: on_line(*line, sharpness, encoding, dtype))
+    assert torch.equal(banded.factors[0].matrix, full.factors[0].matrix)
+    # The logarithms of sums have an order of their own.
+    eps = torch.finfo(dtype).eps
+    assert ((banded.kept - full.kept).abs().double() <= 4 * eps * full.kept.double()).all()
+
+
+def test_band_of_half_the_gap_loses_a_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    line = Lattice.box((300,))
+    monkeypatch.setattr(soft_padding, "LANES", 1)
+    banded, full = in_bands(lambda: on_line(line, line, 0.1))
+    assert isinstance(banded.factors[0], Banded)
+    assert torch.equal(banded.factors[0].matrix != 0, full.factors[0].matrix != 0)
+    gap = Softmax().one_hot_gap(torch.float32)
+    monkeypatch.setattr(Softmax, "one_hot_gap", lambda self, dtype: gap / 2)
+    banded, full = in_bands(lambda: on_line(line, line, 0.1))
+    assert not torch.equal(banded.factors[0].matrix != 0, full.factors[0].matrix != 0)
+
+
+@pytest.mark.parametrize("sharpness", [-1.0, 0.0, 1e-12, float("nan")])
+def test_scores_that_do_not_fall_off_are_not_banded(sharpness: float) -> None:
+    line = Lattice.box((300,))
+    banded, _ = in_bands(lambda: on_line(line, line, sharpness))
+    assert isinstance(banded.factors[0], Full)
+
+
+def test_a_long_line_has_as_many_entries_as_its_ends_and_one_block() -> None:
+    counted = []
+    for size in (2**12, 2**16):
+        line = Lattice.box((size,))
+        (factor,) = on_line(line, line, 4.0).factors
+        assert isinstance(factor, Banded)
+        counted.append(len({id(entries) for entries in factor.cast(torch.float64).tensors}))
+    assert counted == [3, 3]
+
+
+def test_a_line_whose_matrix_would_not_fit_is_computed_and_differentiated() -> None:
+    layer = attention_from_conv(nn.Conv1d(1, 2, 10, stride=5), sharpness=4.0)
+    x = torch.zeros(1, 1, 2**18, requires_grad=True)  # 2^36 entries
+    layer(x).sum().backward()
+    assert x.grad is not None
+    assert x.grad.shape == x.shape
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_a_long_line_is_within_its_certificate(dtype: torch.dtype) -> None:
+    conv = nn.Conv1d(1, 2, 10, stride=5, padding=3, dtype=dtype)
+    layer = attention_from_conv(conv, sharpness=4.0)
+    x = integers(2, 1, 600, dtype=dtype) / 7
+    assert isinstance(layer.soft_padding(layer.view(x)).factors[0], Banded)
+    assert certify(layer, conv, x).holds
+
+
+def test_gradients_in_bands_are_those_of_whole_rows() -> None:
+    line = Lattice.box((96,))
+    values = integers(1, 2, 96, dtype=torch.float64)
+    weights = integers(1, 2, 96, dtype=torch.float64).flip(-1)
+
+    def gradients() -> tuple[Tensor, ...]:
+        x, sharpness = values.clone().requires_grad_(), torch.tensor(0.25).double().requires_grad_()
+        y = on_line(line, line, sharpness, dtype=torch.float64)(x)
+        return torch.autograd.grad((y * weights).sum(), (x, sharpness))
+
+    (x, sharpness), (of_full, full_sharpness) = in_bands(gradients)
+    # Sums of moduli at most 3 * 3, over 96 keys and as many rows, in another order.
+    u = torch.finfo(torch.float64).eps / 2
+    assert ((x - of_full).abs() <= 2 * 96 * u * 9).all()
+    # Its terms have scores of up to Θ beside, since those beyond have no weight.
+    size = 2 * 96 * 9 * Softmax().one_hot_gap(torch.float64) / 0.25
+    assert abs(sharpness - full_sharpness) <= 2 * (96**2) * u * size

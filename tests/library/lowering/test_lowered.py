@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
+import numpy as np
 import pytest
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
 
 import constructions.lowering
 from constructions import attention_from_conv, lower
 from constructions.geometry.lattice import Lattice
 from constructions.layer.soft_padding import Banded
+from constructions.lowering import Lowered
 from constructions.lowering.bands import Squares, SumOverAxes
-from tests.support.helpers import filled
+from tests.support.helpers import filled, integers, refused, traced
 
 
 def test_door_has_what_is_returned() -> None:
@@ -60,3 +65,169 @@ def test_whole_rows_are_multiplied_at_once() -> None:
     assert isinstance(group.scores, SumOverAxes)
     (factor,) = group.scores.padding(line, line, 0.0).factors
     assert [span.size for span in factor.spans()] == [200 * 200]
+
+
+# As a module --------------------------------------------------------------------------------------
+
+
+def narrow() -> Lowered:
+    """Heads apart, each of its own precision, that read fewer channels than the pixels have."""
+    weight = torch.tensor([[0.5, 0.0, -1.0], [0.0, 1.0, -2.0]])
+    return Lowered.from_scores(weight, integers(2, 3, 1), integers(2, 1, 3))
+
+
+KINDS: dict[str, Any] = {
+    "valid": lambda: lower(attention_from_conv(filled(nn.Conv2d(3, 4, 3)), sharpness=3.0)),
+    "zeros": lambda: lower(
+        attention_from_conv(filled(nn.Conv2d(3, 4, 3, 2, padding=1)), sharpness=3.0)
+    ),
+    "circular": lambda: lower(
+        attention_from_conv(
+            filled(nn.Conv2d(3, 4, 3, padding=1, padding_mode="circular")), sharpness=3.0
+        )
+    ),
+    "transposed": lambda: lower(
+        attention_from_conv(filled(nn.ConvTranspose2d(3, 4, 3, stride=2)), sharpness=3.0)
+    ),
+    "pooling": lambda: lower(attention_from_conv(nn.AvgPool2d(2))),
+    "narrow": narrow,
+}
+EVERY_KIND = pytest.mark.parametrize("kind", KINDS)
+
+
+def assert_agree(found: Tensor, lowered: Lowered, x: Tensor) -> None:
+    """Both stand for one function, each within the bound."""
+    error = (found.double() - lowered(x).double()).abs()
+    assert (error <= 2 * lowered.error_bound(x)).all()
+
+
+@EVERY_KIND
+def test_a_first_call_in_inference_mode_serves_gradients(kind: str) -> None:
+    lowered, x = KINDS[kind](), integers(2, 3, 9, 8)
+    with torch.inference_mode():
+        first = lowered(x)
+    x.requires_grad_()
+    y = lowered(x)
+    y.sum().backward()
+    assert torch.equal(y, first)
+    assert x.grad is not None
+
+
+def test_a_layer_lowered_in_inference_mode_serves_gradients() -> None:
+    with torch.inference_mode():
+        lowered = KINDS["zeros"]()
+    x = integers(2, 3, 9, 8).requires_grad_()
+    lowered(x).sum().backward()
+    assert torch.equal(lowered(x), KINDS["zeros"]()(x))
+
+
+@EVERY_KIND
+def test_a_layer_is_compiled_before_its_first_call(kind: str) -> None:
+    x = integers(2, 3, 9, 8)
+    assert_agree(traced(KINDS[kind]())(x), KINDS[kind](), x)
+
+
+@pytest.mark.parametrize("strict", [True, False], ids=["strict", "not strict"])
+@pytest.mark.parametrize("sizes", ["static", "batch", "all"])
+@EVERY_KIND
+def test_a_layer_is_exported_before_its_first_call(kind: str, sizes: str, strict: bool) -> None:
+    axes = {"static": (), "batch": (0,), "all": (0, 2, 3)}[sizes]
+    torch.compiler.reset()
+    dynamic = dict.fromkeys(axes, Dim.DYNAMIC)
+    exported = torch.export.export(
+        KINDS[kind](), (integers(2, 3, 9, 8),), dynamic_shapes=(dynamic,), strict=strict
+    ).module()
+    shapes = {"static": [(2, 9, 8)], "batch": [(2, 9, 8), (5, 9, 8)]}
+    for batch, *grid in shapes.get(sizes, [(2, 9, 8), (1, 12, 13), (3, 70, 5)]):
+        x = integers(batch, 3, *grid)
+        assert_agree(exported(x), KINDS[kind](), x)
+
+
+def test_traced_code_looks_at_no_number_of_a_factor(monkeypatch: pytest.MonkeyPatch) -> None:
+    def looked_at(*_: Any) -> Any:
+        raise AssertionError("spans were asked for")
+
+    monkeypatch.setattr(Squares, "spans", looked_at)
+    x = integers(1, 3, 9, 8)
+    with pytest.raises(AssertionError, match="asked for"):
+        KINDS["valid"]()(x)
+    traced(KINDS["valid"]())(x)
+
+
+@EVERY_KIND
+def test_an_empty_batch_has_an_empty_output_and_bound(kind: str) -> None:
+    lowered, x = KINDS[kind](), integers(2, 3, 9, 8)
+    empty = lowered(x[:0])
+    assert empty.shape == lowered(x)[:0].shape
+    assert lowered.error_bound(x[:0]).shape == empty.shape
+
+
+def test_autocast_changes_the_format_of_input_and_output_alone() -> None:
+    lowered, x = KINDS["zeros"](), integers(2, 3, 9, 8)
+    expected = lowered(x).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(lowered(x), expected)  # integers, which bfloat16 has
+        assert torch.equal(lowered(x.bfloat16()), expected)
+        with refused(ValueError, "autocast", "on", "off"):
+            lowered.error_bound(x)
+    with refused(ValueError, "x", "bfloat16", "float32"):
+        lowered(x.bfloat16())
+
+
+def test_input_is_called_as_torch_calls_it() -> None:
+    lowered, x = KINDS["zeros"](), integers(2, 3, 9, 8)
+    assert torch.equal(lowered(input=x), lowered(x))
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    layer = attention_from_conv(filled(nn.ConvTranspose2d(3, 4, 3, stride=2)), sharpness=3.0)
+    lowered, x = lower(layer, tolerance=np.float64(0.0)), integers(2, 3, 9, 8)
+    size = np.array([20, 18])
+    assert torch.equal(lowered(x, tuple(size)), lowered(x, (20, 18)))
+    assert lowered.cost(tuple(size)) == lowered.cost((20, 18))
+
+
+# Its state ----------------------------------------------------------------------------------------
+
+
+def test_state_dict_round_trips() -> None:
+    conv, other = filled(nn.Conv2d(3, 4, 3)), nn.Conv2d(3, 4, 3)
+    lowered, same = (lower(attention_from_conv(c, sharpness=3.0)) for c in (conv, other))
+    x = integers(2, 3, 9, 8)
+    assert not torch.equal(same(x), lowered(x))
+    file = io.BytesIO()
+    torch.save(lowered.state_dict(), file)
+    file.seek(0)
+    same.load_state_dict(torch.load(file, weights_only=True))
+    assert torch.equal(same(x), lowered(x))
+
+
+def test_numbers_that_are_changed_are_those_that_are_used() -> None:
+    lowered, x = KINDS["zeros"](), integers(2, 3, 9, 8)
+    before = lowered(x)
+    lowered.output.mul_(2)
+    assert lowered.bias is not None
+    lowered.bias.mul_(2)
+    assert torch.equal(lowered(x), 2 * before)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda: lower(attention_from_conv(nn.Conv2d(3, 4, 3), sharpness=4.0)),
+        lambda: lower(attention_from_conv(nn.Conv2d(3, 4, 3, dilation=2), sharpness=3.0)),
+        lambda: lower(attention_from_conv(nn.Conv2d(3, 4, 3), sharpness=3.0), tolerance=0.1),
+        lambda: lower(attention_from_conv(nn.Conv2d(3, 4, 3, padding=1), sharpness=3.0)),
+    ],
+    ids=["another sharpness", "other shifts", "another tolerance", "another border"],
+)
+@pytest.mark.parametrize("strict", [True, False])
+def test_state_of_another_layout_is_refused(other: Any, strict: bool) -> None:
+    lowered = KINDS["valid"]()
+    before = {name: tensor.clone() for name, tensor in lowered.state_dict().items()}
+    state = other().state_dict()
+    without = {name: tensor for name, tensor in state.items() if name != "layout"}
+    for given in (state, without):
+        with pytest.raises(RuntimeError, match="accepted: the state_dict of one lowered from"):
+            lowered.load_state_dict(given, strict=strict)
+    assert all(torch.equal(lowered.state_dict()[name], before[name]) for name in before)
