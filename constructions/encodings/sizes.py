@@ -8,6 +8,7 @@ is on the largest grid is a lower bound on every smaller one.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -23,13 +24,43 @@ from constructions.encodings.rotary import Rotary
 from constructions.encodings.tables import BiasTable, RowColumn, T5Buckets
 from constructions.encodings.window import Window
 from constructions.geometry.lattice import Lattice
-from constructions.tracing import has_symbolic_sizes, is_fixed, largest, tensor_of
+from constructions.tracing import has_symbolic_sizes, is_exported, is_fixed, largest, tensor_of
 
 CONSTANT = (Quadratic, Window, Circle, BiasTable, RowColumn, T5Buckets)
 """Encodings whose gap does not depend on the grid."""
 
 LONGEST = 2**24
 """Keys on an axis up to which periodic scores have a gap, in any dimension up to 3."""
+
+
+def traced_gap(
+    encoding: Encoding,
+    shifts: Tensor,
+    grid: Lattice,
+    *,
+    bound: bool,
+    constant: Callable[..., float],
+) -> Tensor | float:
+    """The gap of an encoding in traced code, whose sizes may be symbols.
+
+    A compiled layer is compiled anew for each grid where it has no closed form in the sizes.
+
+    Args:
+        encoding: of the heads.
+        shifts: of the heads, (H, d).
+        grid: the lattice that the keys stand on.
+        bound: whether a lower bound of the gap will do, as it does for saturated weights.
+        constant: a `constant_of_traced_code`, from shape, spacing and origin to the gap.
+
+    Raises:
+        ValueError: as `largest_grid`, in an exported layer.
+    """
+    gap = gap_of_any_size(encoding, shifts, grid)
+    if gap is not None:
+        return gap
+    if is_exported():
+        grid = largest_grid(encoding, grid, bound=bound)
+    return constant(*grid.constants)
 
 
 def gap_of_any_size(encoding: Encoding, shifts: Tensor, grid: Lattice) -> Tensor | float | None:

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from constructions.encodings import Encoding
-from constructions.encodings.sizes import gap_of_any_size, largest_grid
+from constructions.encodings.sizes import traced_gap
 from constructions.formats import DOUBLE, OWN, unit_roundoff
 from constructions.geometry.lattice import Lattice
 from constructions.layer.soft_padding import BLOCK, Banded, Factor, Full, SoftPadding, Span, along
-from constructions.tracing import constant_of_traced_code, is_exported, is_traced
+from constructions.tracing import constant_of_traced_code, is_traced
 
 LOWEST = 746.0
 """Below -LOWEST an exponential is less than half of the smallest float64."""
@@ -304,14 +304,15 @@ class SumOverAxes:
 
     def _gap(self, keys: Lattice) -> Tensor | float:
         """That of the encoding; in traced code as a function of sizes, where it has such a form."""
+        shifts = torch.tensor(self.shifts, dtype=DOUBLE)
         if not is_traced():
-            return self.encoding.gap(torch.tensor(self.shifts, dtype=DOUBLE), keys)
-        gap = gap_of_any_size(self.encoding, torch.tensor(self.shifts, dtype=DOUBLE), keys)
-        if gap is not None:
-            return gap
-        if is_exported():
-            keys = largest_grid(self.encoding, keys, bound=False)
-        return _constant_gap(self.encoding, self.shifts, *keys.constants)
+            return self.encoding.gap(shifts, keys)
+        constant = self._constant_gap
+        return traced_gap(self.encoding, shifts, keys, bound=False, constant=constant)
+
+    @constant_of_traced_code
+    def _constant_gap(self, *keys: tuple[int, ...]) -> float:
+        return self.encoding.gap(torch.tensor(self.shifts, dtype=DOUBLE), Lattice(*keys))
 
     def mass_outside(self, keys: Lattice, targets: Lattice, tolerance: float) -> Tensor:
         """None, as there are no windows."""
@@ -322,10 +323,3 @@ class SumOverAxes:
         shifts = torch.tensor(self.shifts, dtype=DOUBLE)
         own = 8 * unit_roundoff(DOUBLE) * (LOWEST + self.sharpness)
         return own + self.sharpness * self.encoding.relative_score_error(shifts, keys)
-
-
-@constant_of_traced_code
-def _constant_gap(
-    encoding: Encoding, shifts: tuple[tuple[float, ...], ...], *keys: tuple[int, ...]
-) -> float:
-    return encoding.gap(torch.tensor(shifts, dtype=DOUBLE), Lattice(*keys))

@@ -143,6 +143,18 @@ def test_a_layer_is_exported_before_its_first_call(kind: str, sizes: str, strict
         assert_agree(exported(x), KINDS[kind](), x)
 
 
+def test_a_layer_whose_gap_has_no_closed_form_is_exported_with_batches_of_any_size() -> None:
+    conv, x = filled(nn.Conv2d(3, 4, 3)), integers(2, 3, 9, 8)
+    layer = attention_from_conv(conv, encoding="rotary", sharpness=3.0)
+    exported = torch.export.export(
+        lower(layer), (x,), dynamic_shapes=({0: Dim.DYNAMIC},), strict=True
+    ).module()
+    assert_agree(traced(lower(layer))(x), lower(layer), x)
+    for batch in (2, 5):
+        x = integers(batch, 3, 9, 8)
+        assert_agree(exported(x), lower(layer), x)
+
+
 def test_traced_code_looks_at_no_number_of_a_factor(monkeypatch: pytest.MonkeyPatch) -> None:
     def looked_at(*_: Any) -> Any:
         raise AssertionError("spans were asked for")
