@@ -55,6 +55,8 @@ def traced_gap(
     Raises:
         ValueError: as `largest_grid`, in an exported layer.
     """
+    if not torch.compiler.is_compiling():  # but for `torch.jit.trace`, which writes numbers down
+        return constant(*grid.constants)
     gap = gap_of_any_size(encoding, shifts, grid)
     if gap is not None:
         return gap

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from constructions.encodings.sizes import traced_gap
 from constructions.formats import accumulator
 from constructions.geometry.geometry import Geometry
 from constructions.geometry.lattice import Lattice
@@ -151,15 +152,16 @@ class AttentionState(HeadParameters):
             self._in_order = self._shared and in_order
             self._looked = version
 
-    def gap(self, keys: Lattice) -> float:
+    def gap(self, keys: Lattice) -> Tensor | float:
         """The gap of the heads' shifts on a lattice of keys, in units of the encoding.
 
         Raises:
-            ValueError: the encoding cannot select the shifts there.
+            ValueError: the encoding cannot select the shifts there, or on all grids of an export.
         """
-        if is_traced():
-            return self._constant_gap(*keys.constants)
-        return self.encoding.gap(self.shifts(), keys)
+        if not is_traced():
+            return self.encoding.gap(self.shifts(), keys)
+        bound, constant = self.positional_sharpness is None, self._constant_gap
+        return traced_gap(self.encoding, self.shifts(), keys, bound=bound, constant=constant)
 
     @constant_of_traced_code
     def _constant_gap(self, *keys: tuple[int, ...]) -> float:

@@ -116,6 +116,7 @@ OF_ROOMS = [
         "test_contract.py",  # all of the package through its door
         "test_refusals.py",  # what each argument does not take
         "test_beyond_one_machine.py",  # the layer over ranks
+        "test_export.py",  # layers of any size: exported, compiled, in other runtimes
         "test_demo.py",  # demo/ and __main__
         "test_plotting.py",  # plotting/
         "evaluation/test_stock_kernels.py",  # fused and flex

@@ -1,4 +1,4 @@
-"""Layers that people use, from the libraries that have them, unmodified."""
+"""Layers and runtimes that people use, from the libraries that have them, unmodified."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _declared: list[Any] = []  # operators live as long as the library that has them
 
 @cache
 def imported(module: str) -> Any:
-    """A module of timm or transformers, both of which import torchvision where it is installed.
+    """A module of another library: timm and transformers import torchvision where it is installed.
 
     The torchvision of PyPI is built for CUDA. Beside a CPU torch its operators do not load, and its
     import ends where it describes two of them. Nothing here calls them: they are declared. The
