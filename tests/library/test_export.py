@@ -23,7 +23,16 @@ from tests.support.libraries import imported
 
 EVERY_SIZE = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
 SHAPES = ((2, 2, 9, 8), (3, 2, 12, 13), (1, 2, 5, 7), (4, 2, 20, 4), (1, 2, 33, 70))
-STRICT = pytest.mark.parametrize("strict", [True, False], ids=["strict", "not strict"])
+THOROUGH = pytest.mark.thorough  # an export takes a second, and there are many
+STRICT = pytest.mark.parametrize(
+    "strict", [True, pytest.param(False, marks=THOROUGH)], ids=["strict", "not strict"]
+)
+EVALUATIONS = pytest.mark.parametrize("evaluation", ["auto", pytest.param("dense", marks=THOROUGH)])
+
+
+def names(*always: str) -> list[Any]:
+    """The convolutions, all but some of them for thorough runs."""
+    return [name if name in always else pytest.param(name, marks=THOROUGH) for name in CONVOLUTIONS]
 
 
 def exported(layer: nn.Module, strict: bool, sizes: Mapping[int, Any] = EVERY_SIZE) -> Any:
@@ -69,10 +78,17 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize(
     ("options", "strict"),
-    [*((options, True) for options in OPTIONS), ("saturated", False), ("finite", False)],
+    [
+        ("saturated", True),
+        ("finite", True),
+        ("finite", False),
+        pytest.param("saturated", False, marks=THOROUGH),
+        pytest.param("saturated, padded", True, marks=THOROUGH),
+        pytest.param("finite, padded", True, marks=THOROUGH),
+    ],
     ids=lambda value: value if isinstance(value, str) else "strict" if value else "not strict",
 )
-@pytest.mark.parametrize("name", CONVOLUTIONS)
+@pytest.mark.parametrize("name", names("zeros", "circular", "transposed"))
 def test_exported_layer_has_the_bits_of_the_layer_on_images_of_any_size(
     name: str, options: str, strict: bool
 ) -> None:
@@ -107,7 +123,7 @@ def test_exported_pooling_has_the_bits_of_the_layer_on_images_of_any_size(
 @pytest.mark.parametrize(
     "encoding", ["gaussian", "absolute_quadratic", "periodic", "flattened", "circle", "bias_table"]
 )
-@pytest.mark.parametrize("evaluation", ["auto", "dense"])
+@EVALUATIONS
 def test_exported_encoding_has_a_gap_on_every_grid(
     encoding: str, evaluation: str, strict: bool
 ) -> None:
@@ -124,7 +140,7 @@ UP_TO = {0: Dim.AUTO, 2: Dim("height", max=24), 3: Dim("width", max=20)}
 NO_FORM = ["rotary", "sinusoidal", Gaussian(((2.0, 0.5), (0.5, 1.0)))]
 
 
-@pytest.mark.parametrize("evaluation", ["auto", "dense"])
+@EVALUATIONS
 @pytest.mark.parametrize("encoding", NO_FORM, ids=str)
 def test_gap_without_a_closed_form_is_that_of_the_largest_grid(
     encoding: Any, evaluation: str
@@ -179,14 +195,14 @@ def graphs(module: nn.Module) -> int:
     return count
 
 
-@pytest.mark.parametrize("name", ["zeros", "replicate", "reflect", "circular", "transposed"])
+@pytest.mark.parametrize("name", names("zeros", "circular"))
 def test_compiled_layer_has_as_many_graphs_as_the_convolution(name: str) -> None:
     conv = CONVOLUTIONS[name]()
     ways = attention_from_conv(conv), attention_from_conv(conv, sharpness=3.0)
     assert [graphs(way) for way in ways] == [graphs(conv)] * len(ways)
 
 
-@pytest.mark.parametrize("mode", ["zeros", "circular"])
+@pytest.mark.parametrize("mode", ["zeros", pytest.param("circular", marks=THOROUGH)])
 def test_dense_and_lowered_layers_have_as_many_graphs_as_the_convolution(mode: str) -> None:
     conv: Any = padded(mode)
     dense = attention_from_conv(conv, evaluation="dense")
