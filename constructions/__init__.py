@@ -39,10 +39,14 @@ __all__ = [
 ]
 
 
+_LAZY = ("plotting", "stock")
+"""Doors imported when they are first asked for: they need other packages."""
+
+
 def __getattr__(name: str) -> object:
-    """`constructions.plotting`, imported when it is first asked for: it needs the extra `plot`."""
-    if name == "plotting":
+    """A door of `_LAZY`, imported when it is first asked for."""
+    if name in _LAZY:
         import importlib
 
-        return importlib.import_module("constructions.plotting")
+        return importlib.import_module(f"constructions.{name}")
     raise AttributeError(f"module 'constructions' has no attribute {name!r}")
