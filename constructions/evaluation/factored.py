@@ -11,7 +11,7 @@ from constructions.geometry.view import View
 from constructions.heads import Kind
 from constructions.layer.attention import MultiHeadSelfAttention
 from constructions.layer.state import OutputSize
-from constructions.layer.structure import kernel
+from constructions.layer.structure import kernel, products
 from constructions.matrix_units import Operation
 from constructions.normalisers import Softmax
 from constructions.sources.native import NativeConvolution
@@ -100,6 +100,8 @@ class Factored:
             at_targets, padding = view.image.to(exact), geometry.before
         else:
             at_targets = replace(view, image=view.image.to(exact)).at_targets
+        if layer.kind is Kind.UNIFORM:  # one number for every channel
+            return (at_targets * products(layer.heads, exact).reshape(())).to(dtype)
         bias = None if layer.bias is None else layer.bias.to(exact)
         weight = kernel(layer.heads, geometry, exact)
         return convolve(geometry, weight, at_targets, bias, padding, layer.groups).to(dtype)

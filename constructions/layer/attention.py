@@ -32,6 +32,7 @@ from constructions.layer.inputs import (
     without_autocast,
 )
 from constructions.layer.scores import ALL, Choice, ContentTerms, position_scores
+from constructions.layer.shortcut import Shortcut
 from constructions.layer.soft_padding import SoftPadding
 from constructions.layer.state import AttentionState, OutputSize
 from constructions.matrix_units import Operation
@@ -122,10 +123,11 @@ class MultiHeadSelfAttention(AttentionState):
         )
         self._evaluations = tuple(evaluations)
         self._paddings: dict[tuple[object, ...], SoftPadding] = {}
+        self._shortcut: Shortcut | None = None
 
     def __getstate__(self) -> dict[str, object]:
         """Without what is kept for speed alone."""
-        return {**super().__getstate__(), "_paddings": {}}
+        return {**super().__getstate__(), "_paddings": {}, "_shortcut": None}
 
     @property
     def evaluation(self) -> str:
@@ -152,6 +154,10 @@ class MultiHeadSelfAttention(AttentionState):
             ValueError: wrong rank, channels, dtype or device, an empty grid, a border or an output
                 size that the image does not allow.
         """
+        if not is_traced() and self._shortcut is not None and output_size is None:
+            y = self._shortcut(self, input)
+            if y is not None:
+                return y
         if isinstance(input, Proxy):  # traced by torch.fx, as a leaf
             return called_by_tracer(self, input, output_size)
         self._check(input)
@@ -164,6 +170,8 @@ class MultiHeadSelfAttention(AttentionState):
     def _evaluated(self, x: Tensor, output_size: OutputSize) -> Tensor:
         y = self._evaluations[0].straight(self, x, output_size)
         if y is not None:
+            if output_size is None:
+                self._remember(x)
             return y
         batched = x.dim() == self.geometry.dimension + 2
         image = x if batched else x.unsqueeze(0)
@@ -172,6 +180,15 @@ class MultiHeadSelfAttention(AttentionState):
         if self.in_channels is None:
             y = y.reshape(*image.shape[:2], *y.shape[2:])
         return y if batched else y.squeeze(0)
+
+    def _remember(self, x: Tensor) -> None:
+        """Keep the way to torch's own call, for images like this one."""
+        if is_traced() or x.dtype != accumulator(x.dtype):
+            return
+        if self._shortcut is None or not self._shortcut.holds(self):
+            self._shortcut = Shortcut.of(self)
+        if self._shortcut is not None:
+            self._shortcut.learn(x)
 
     def _check(self, x: Tensor) -> None:
         own: Tensor | None = None

@@ -51,11 +51,11 @@ class NativeConvolution:
             groups: as in torch.
             output_padding: of a transposed convolution; None for its own.
         """
-        called = partial(self._called, weight, bias, groups, output_padding)
+        called = partial(self.as_torch_does, weight, bias, groups, output_padding)
         is_batched = x.dim() == len(self.kernel_size) + 2
         return plain_sum(called, x) if is_batched else called(x)
 
-    def _called(
+    def as_torch_does(
         self,
         weight: Tensor,
         bias: Tensor | None,
@@ -63,6 +63,7 @@ class NativeConvolution:
         output_padding: tuple[int, ...] | None,
         x: Tensor,
     ) -> Tensor:
+        """The call that torch's module makes, whatever that computes with torch's flags."""
         d = len(self.kernel_size) - 1
         if self.transposed:
             transposed = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[d]
