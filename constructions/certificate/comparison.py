@@ -18,6 +18,7 @@ from constructions.geometry.window import WindowGeometry
 from constructions.layer.inputs import is_autocast
 from constructions.sources import AnyConvolution, AnyPooling, stencil_of
 from constructions.sources.stencil import Stencil, in_bands
+from constructions.sources.sums import by_taps, pays_by_taps
 
 NON_FINITE = "theorem T9, docs/theorems/dense_attention_spreads_non_finite_pixels.md"
 
@@ -125,7 +126,7 @@ def _check_no_autocast(device_type: str) -> None:
 
 
 def _by_torch(wide: nn.Module, image: Tensor, output_size: Sequence[int] | None) -> Tensor:
-    """torch's own convolution, its own padding included, in bands of rows."""
+    """torch's own convolution, its own padding included: tap by tap, or in bands of rows."""
     if output_size is not None:
         exact: Tensor = wide(image, list(output_size))
         return exact
@@ -137,6 +138,11 @@ def _by_torch(wide: nn.Module, image: Tensor, output_size: Sequence[int] | None)
     padded = F.pad(
         image if batched else image.unsqueeze(0), wide._reversed_padding_repeated_twice, mode
     )
+    if pays_by_taps(padded, wide.weight, wide.stride, wide.groups):
+        exact = by_taps(padded, wide.weight, wide.dilation)
+        if wide.bias is not None:
+            exact = exact + wide.bias.reshape(-1, *(1 for _ in wide.kernel_size))
+        return exact if batched else exact.squeeze(0)
     bare = copy.copy(wide)
     bare.padding, bare.padding_mode = (0,) * len(wide.kernel_size), "zeros"
     extent = wide.dilation[0] * (wide.kernel_size[0] - 1) + 1

@@ -120,7 +120,7 @@ def head_rounding(
         # N_1: (9), (26), and (23) of T4. What is seen is itself computed in float64.
         first = relative * (1 + 2**-30) * seen
         first = first.add_(2**steps.count * (absolute * largest + underflow))
-        nearest = torch.minimum(first, second).mul_(ROUND_UP)
+        nearest = first.clamp_(max=second).mul_(ROUND_UP)
     elif rescaled:
         # Sums so long that the first form fails, and of the second what a sink leaves rests on it:
         # (27) of T4.

@@ -15,7 +15,7 @@ from torch import Tensor
 from constructions.geometry.geometry import Geometry
 from constructions.geometry.padding_modes import PaddingMode
 from constructions.sources.native import AnyNative
-from constructions.sources.sums import plain_sum
+from constructions.sources.sums import by_taps, pays_by_taps, plain_sum
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,8 @@ class Stencil:
         size = groups * outputs, inputs, *self.geometry.kernel_size
         kernel = self.matrices.permute(1, 3, 2, 0).reshape(size)
         geometry = self.geometry
+        if pays_by_taps(at_targets, kernel, geometry.query_spacing, groups):
+            return by_taps(at_targets, kernel, geometry.dilation)
         taps, dilation = geometry.kernel_size[0], geometry.dilation[0]
         stride = geometry.query_spacing[0]
 
@@ -102,7 +104,7 @@ def in_bands(
     rows = (padded.shape[2] - extent) // stride + 1
     each = kernel.element_size() * kernel[:1].numel() * padded[:1, :1, :1].numel()
     height = max(1, CACHED // max(1, each))
-    if rows <= height or padded.device.type != "cpu":
+    if rows <= height or padded.device.type != "cpu" or padded.dtype != torch.float64:
         return convolution(padded)
     bands = []
     for start in range(0, rows, height):
