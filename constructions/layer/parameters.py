@@ -8,6 +8,7 @@ kernel is computed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -235,7 +236,8 @@ class HeadParameters(nn.Module):
 
         Args:
             parts: of "content", W_qry, W_key and u, which are made zero; "shifts", with the
-                positional key; "sharpness", of a layer that is not saturated; "value" and
+                positional key; "sharpness", of a layer that is not saturated, which is rounded to
+                the format of the layer's sums, as FSDP wants it; "value" and
                 "output", the two factors of the kernel: what one of them was, `weight`, is then
                 computed.
 
@@ -243,7 +245,8 @@ class HeadParameters(nn.Module):
             The layer itself.
 
         Raises:
-            ValueError: another name, or the sharpness of a saturated layer.
+            ValueError: another name, the sharpness of a saturated layer, or a factor of a pooling,
+                which has none.
         """
         for part in parts:
             if part not in PARTS:
@@ -253,12 +256,19 @@ class HeadParameters(nn.Module):
                 "parts has 'sharpness', and the layer is saturated; accepted: a layer made with a "
                 "sharpness"
             )
+        if self.kind is Kind.UNIFORM and {"value", "output"} & set(parts):
+            raise ValueError(
+                f"parts has {parts}, and a pooling has no kernel: its one number is the divisor; "
+                "accepted: 'content' and 'shifts', or the layer of a depthwise convolution"
+            )
         if self.stores_kernel and {"value", "output"} & set(parts):
             self._keep_factors()
         for name in (name for part in parts for name in PARTS[part]):
             tensor: Any = getattr(self, name)
             if tensor is None:
                 tensor = self._made(name)
+            if name == "positional_sharpness":
+                tensor = self._trainable_sharpness()
             if name in self._buffers:
                 del self._buffers[name]
                 self._non_persistent_buffers_set.discard(name)
@@ -266,6 +276,18 @@ class HeadParameters(nn.Module):
                 tensor = nn.Parameter(tensor.detach())
             self.register_parameter(name, tensor.requires_grad_())
         return self
+
+    def _trainable_sharpness(self) -> Tensor:
+        """The sharpness in the format of sums, as FSDP wants all that it shards together."""
+        own = self.positional_sharpness
+        assert own is not None
+        kept = own.to(accumulator(self.dtype))
+        if has_values(kept) and not 0 < kept.item() < math.inf:
+            raise ValueError(
+                f"parts has 'sharpness', and {own.item():g} is no positive number of "
+                f"{kept.dtype}, in which it would be trained; accepted: a layer made with another"
+            )
+        return kept
 
     def _made(self, name: str) -> Tensor:
         """A term that was not stored: zero, or the identity."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from constructions.encodings.sizes import traced_gap
-from constructions.formats import accumulator
+from constructions.formats import accumulator, position_format
 from constructions.geometry.geometry import Geometry
 from constructions.geometry.lattice import Lattice
 from constructions.geometry.padding_modes import PaddingMode
@@ -100,8 +100,9 @@ class AttentionState(HeadParameters):
 
         A sink divides the gap between a target and what comes next.
         """
-        if self.positional_sharpness is not None:
-            return self.positional_sharpness.reshape(())
+        own = self.positional_sharpness
+        if own is not None:
+            return own.reshape(()).to(position_format(own.device))
         return self._saturating_sharpness(dtype)
 
     def is_saturated(self, dtype: torch.dtype) -> bool:
@@ -148,8 +149,10 @@ class AttentionState(HeadParameters):
                 return
             shared = structure.are_shared(self.heads, self.geometry)
             self._shared = shared and not self.has_live_content()
-            in_order = structure.are_in_order(self.positional_shift, self.geometry)
-            self._in_order = self._shared and in_order
+            # Asked only then: what is trained may stand in pieces, on several processes.
+            self._in_order = self._shared and structure.are_in_order(
+                self.positional_shift, self.geometry
+            )
             self._looked = version
 
     def gap(self, keys: Lattice) -> Tensor | float:

@@ -204,10 +204,37 @@ def jobs() -> dict[str, parallel.Job]:
     asked["network, batch"] = data(network, BATCH, integers(*network(BATCH).shape), 1)
     case = averaged()
     asked["layer, batch"] = data(case.in_factors, case.x, case.gradient, 3)
+    for name in SHARDED:
+        asked[f"sharded: {name}"] = parallel.job(
+            parallel.fully_sharded, model=sharded(name), x=BATCH, rate=RATE, steps=STEPS
+        )
     asked |= {f"rows: {name}": rows(case) for name, case in (WHOLE_ROWS | REAL_ROWS).items()}
     asked |= {"impulse": rows(impulse()), "impulse, less": rows(impulse(), 1)}
     asked |= {f"less: {n}": rows(WHOLE_ROWS[n], 1) for n in ("3 x 3", "strided, dilated", "even")}
     return asked
+
+
+SHARDED: Mapping[str, tuple[float | None, tuple[str, ...]]] = {
+    "saturated": (None, ()),
+    "of a sharpness": (3.0, ()),
+    "the sharpness trained": (3.0, ("sharpness",)),
+    "shifts trained": (3.0, ("shifts",)),
+    "content trained": (3.0, ("content",)),
+    "factors trained": (None, ("value", "output")),
+}
+"""Networks for FSDP2: the sharpness, and what is trained beside kernel and bias."""
+
+STEPS = 3
+
+
+def sharded(name: str) -> nn.Module:
+    """A converted network for FSDP2."""
+    sharpness, parts = SHARDED[name]
+    network = convert(nn.Sequential(*NETWORK, nn.AvgPool2d(2)), sharpness=sharpness)
+    for layer in network.modules():
+        if isinstance(layer, MultiHeadSelfAttention) and layer.in_channels is not None:
+            layer.unfreeze(*parts)
+    return network
 
 
 WRONG_STYLES: Mapping[str, parallel.ShardHeads] = {
@@ -371,6 +398,23 @@ def test_ddp_keeps_the_parameters_of_all_ranks_equal(
     assert any(not torch.equal(first[name], before[name]) for name in first)
     for other in others:
         assert all(torch.equal(other[name], first[name]) for name in first)
+
+
+# Parameters -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SHARDED)
+def test_steps_under_fsdp_are_those_of_one_process_bit_for_bit(
+    name: str, ranks: Callable[[str], list[Any]]
+) -> None:
+    network = sharded(name)
+    before = {n: p.detach().clone() for n, p in network.named_parameters()}
+    parallel.descend(network, BATCH, RATE, STEPS)
+    expected = {n: p.detach() for n, p in network.named_parameters()}
+    still = {"0.query", "2.query", "0.key", "2.key"}  # of content that is zero, both are flat
+    assert all(not torch.equal(before[n], p) for n, p in expected.items() if n not in still)
+    for of_rank in ranks(f"sharded: {name}"):
+        assert_same(of_rank, expected)
 
 
 # Rows -------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The layer on several processes, by torch's own tools: heads, batches or rows over ranks.
+"""The layer on several processes, by torch's own tools: heads, batches, parameters or rows over ranks.
 
 `on_ranks` runs jobs in processes of one gloo group; the other functions are the jobs and what they
 are made of. The recipes of `docs/beyond-one-machine.md` are these.
@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import (
     DTensor,
     Partial,
@@ -234,6 +235,45 @@ def data_parallel(
             gradients = {n: p.grad.clone() for n, p in trained.items() if p.grad is not None}
         optimiser.step()
     return {"gradients": gradients, "parameters": {n: p.detach() for n, p in trained.items()}}
+
+
+# Parameters over ranks ----------------------------------------------------------------------------
+
+
+def fully_sharded(
+    mesh: DeviceMesh, *, model: nn.Module, x: Tensor, rate: float, steps: int
+) -> dict[str, Tensor]:
+    """Parameters, whole, after some steps under FSDP2, each layer sharded on its own.
+
+    Every rank takes the whole batch, so that the average of the gradients is each rank's own, and
+    the steps are those of one process.
+
+    Args:
+        mesh: of all ranks.
+        model: a network with attention layers.
+        x: the batch.
+        rate: of gradient descent with momentum, on the mean square of the output.
+        steps: how many.
+    """
+    for layer in model.modules():
+        if isinstance(layer, MultiHeadSelfAttention) and list(layer.parameters()):
+            fully_shard(layer, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    descend(model, x, rate, steps)
+    whole = {}
+    for name, parameter in model.named_parameters():
+        assert isinstance(parameter, DTensor)
+        whole[name] = parameter.full_tensor().detach()
+    return whole
+
+
+def descend(model: nn.Module, x: Tensor, rate: float, steps: int) -> None:
+    """Gradient descent with momentum, on the mean square of the output."""
+    optimiser = torch.optim.SGD(model.parameters(), lr=rate, momentum=0.5)
+    for _ in range(steps):
+        optimiser.zero_grad()
+        model(x).square().mean().backward()
+        optimiser.step()
 
 
 # Rows over ranks ----------------------------------------------------------------------------------
