@@ -83,5 +83,5 @@ def training_step(network: nn.Module, x: Tensor) -> Callable[[], None]:
 
 def stored_bytes(module: nn.Module) -> int:
     """Parameters and buffers, those that are shared once."""
-    tensors = {id(t): t for t in (*module.parameters(), *module.buffers())}
-    return sum(t.numel() * t.element_size() for t in tensors.values())
+    stored = [t.untyped_storage() for t in (*module.parameters(), *module.buffers())]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in stored}.values())

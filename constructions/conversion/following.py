@@ -7,6 +7,7 @@ pads it, and the layer has no border but that.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -77,7 +78,8 @@ class Following(nn.Module):
         recognise: what it computes, told from the module itself.
 
     Attributes:
-        layer: the attention layer. What it applies is given to it at each call; see `current`.
+        layer: the attention layer. What it applies is given to it at each call, and not stored
+            twice; see `current`.
         source: the module.
     """
 
@@ -97,9 +99,10 @@ class Following(nn.Module):
         if self._live.bias is not None and layer.bias is not None:
             names.append("bias")
         for name in names:
-            number = layer.get_parameter(name).detach()
+            number = layer.get_parameter(name)
             delattr(layer, name)
-            layer.register_buffer(name, number, persistent=False)
+            layer.register_buffer(name, _shape_of(number), persistent=False)
+        self._given = names
         self.train(source.training)
         registering: Any = self  # torch has no types for it
         registering.register_state_dict_post_hook(_with_keys_of_the_source)
@@ -122,10 +125,11 @@ class Following(nn.Module):
         return out
 
     def current(self) -> MultiHeadSelfAttention:
-        """The layer with the weight that it has now, as buffers: to look at, and to certify."""
+        """A copy of the layer with the weight of now, as buffers: to look at, and to certify."""
+        layer = copy.deepcopy(self.layer)
         for name, number in self._numbers().items():
-            self.layer.get_buffer(name).copy_(number.detach())
-        return self.layer
+            setattr(layer, name, number.detach().clone())
+        return layer
 
     def _numbers(self) -> dict[str, Tensor]:
         weight, bias = self._live.weight, self._live.bias
@@ -134,6 +138,13 @@ class Following(nn.Module):
         if own is not None:
             numbers["bias"] = own
         return numbers
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Following:
+        """Move the module; what the layer is given at each call stays a shape."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name in self._given:
+            self.layer._buffers[name] = _shape_of(self.layer.get_buffer(name))
+        return self
 
     def extra_repr(self) -> str:
         """Say what is followed."""
@@ -156,6 +167,11 @@ class Following(nn.Module):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._live = self._recognise(self.source).live or Live()
+
+
+def _shape_of(number: Tensor) -> Tensor:
+    """A zero of the same shape, dtype and device, stored once."""
+    return number.detach().new_zeros(()).expand(number.shape)
 
 
 def _with_keys_of_the_source(
