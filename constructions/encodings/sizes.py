@@ -55,11 +55,11 @@ def traced_gap(
     Raises:
         ValueError: as `largest_grid`, in an exported layer.
     """
-    if not torch.compiler.is_compiling():  # but for `torch.jit.trace`, which writes numbers down
-        return constant(*grid.constants)
     gap = gap_of_any_size(encoding, shifts, grid)
     if gap is not None:
         return gap
+    if not torch.compiler.is_compiling():  # but for `torch.jit.trace`, which writes numbers down
+        return constant(*grid.constants)
     if is_exported():
         grid = largest_grid(encoding, grid, bound=bound)
     return constant(*grid.constants)
@@ -132,7 +132,7 @@ def _falls(encoding: Encoding) -> bool:
 
 def _periodic(encoding: Periodic, shifts: Tensor, grid: Lattice) -> Tensor:
     """As `Periodic.gap`, of a size that is a symbol; there its refusal is a condition on sizes."""
-    for size in grid.shape:
+    for size in grid.shape if torch.compiler.is_compiling() else ():
         torch._check(size <= LONGEST)  # type: ignore[no-untyped-call]
     here = shifts.new_zeros((), dtype=torch.float64)
     longest = tensor_of(grid.shape, here).amax(dim=0)

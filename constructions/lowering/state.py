@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -34,7 +35,9 @@ class Numbers(nn.Module):
 
     def __init__(self, value: Tensor, output: Tensor, bias: Tensor | None, layout: str) -> None:
         super().__init__()
-        digest = list(hashlib.sha256(layout.encode()).digest())
+        # An object without words of its own is told by its class: where it lies is by chance.
+        same = re.sub(r" at 0x[0-9a-fA-F]+", "", layout)
+        digest = list(hashlib.sha256(same.encode()).digest())
         with not_in_inference():
             for name, tensor in (("value", value), ("output", output), ("bias", bias)):
                 self.register_buffer(name, None if tensor is None else tensor.detach().clone())

@@ -1,4 +1,4 @@
-"""The layer on several processes, by torch's own tools: heads, batches, parameters or rows over ranks.
+"""The layer on several processes, by torch's own tools: heads, batches, weights or rows over ranks.
 
 `on_ranks` runs jobs in processes of one gloo group; the other functions are the jobs and what they
 are made of. The recipes of `docs/beyond-one-machine.md` are these.

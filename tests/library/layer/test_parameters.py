@@ -761,6 +761,36 @@ def test_converted_network_is_traced(make: Callable[[], nn.Module]) -> None:
     assert torch.equal(traced(other), model(other))
 
 
+OF_ANY_SIZE: dict[str, tuple[nn.Module, dict[str, Any]]] = {
+    "zeros": (nn.Conv2d(3, 4, 3, 2, 1), {}),
+    "soft": (nn.Conv2d(3, 4, 3, padding=1), {"sharpness": 3.0}),
+    "soft, replicate": (
+        nn.Conv2d(3, 4, 3, padding=1, padding_mode="replicate"),
+        {"sharpness": 1.0},
+    ),
+    "soft, padded": (nn.Conv2d(3, 4, 3, 2, 1), {"sharpness": 3.0, "boundary": "padded"}),
+    "reflect": (nn.Conv2d(3, 4, 3, 2, 1, padding_mode="reflect"), {"sharpness": 2.0}),
+    "circular": (nn.Conv2d(3, 4, 3, padding=1, padding_mode="circular"), {}),
+    "soft, circular": (
+        nn.Conv2d(3, 4, 3, padding=1, padding_mode="circular"),
+        {"sharpness": 3.0},
+    ),
+    "transposed": (nn.ConvTranspose2d(3, 4, 3, 2), {"sharpness": 3.0}),
+    "pooling": (nn.AvgPool2d(3, 2, 1, ceil_mode=True), {}),
+    "pooling of all": (nn.AdaptiveAvgPool2d((1, None)), {}),
+}
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize(("source", "options"), OF_ANY_SIZE.values(), ids=[*OF_ANY_SIZE])
+def test_traced_layer_takes_images_of_other_sizes(source: Any, options: dict[str, Any]) -> None:
+    layer = attention_from_conv(source, **options).eval()
+    traced: Any = torch.jit.trace(layer, torch.randn(1, 3, 8, 8))  # type: ignore[no-untyped-call]
+    for size in ((12, 10), (7, 7), (5, 17)):
+        x = torch.randn(2, 3, *size)
+        assert torch.equal(traced(x), layer(x))
+
+
 def test_heads_of_no_convolution_have_no_kernel() -> None:
     stencil = stencil_of(filled(nn.Conv1d(2, 3, 3, padding=1)))
     fields = {name: getattr(stencil, name) for name in ("geometry", "border", "matrices", "bias")}

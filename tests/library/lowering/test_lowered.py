@@ -13,6 +13,7 @@ from torch.export import Dim
 
 import constructions.lowering
 from constructions import attention_from_conv, lower
+from constructions.encodings import Encoding, Quadratic
 from constructions.geometry.lattice import Lattice
 from constructions.layer.soft_padding import Banded
 from constructions.lowering import Lowered
@@ -212,6 +213,28 @@ def test_state_dict_round_trips() -> None:
     file.seek(0)
     same.load_state_dict(torch.load(file, weights_only=True))
     assert torch.equal(same(x), lowered(x))
+
+
+class Wordless(Encoding):
+    """An encoding of a user's, whose `repr` says where it lies in memory."""
+
+    def on_axis(self, axis: int) -> Encoding:
+        return self
+
+    def encode(self, displacements: Tensor, shifts: Tensor, grid: Lattice) -> tuple[Tensor, Tensor]:
+        return Quadratic().encode(displacements, shifts, grid)
+
+    def gap(self, shifts: Tensor, grid: Lattice) -> float:
+        return 1.0
+
+
+def test_state_of_an_encoding_without_words_is_taken_by_another_of_its_class() -> None:
+    conv = filled(nn.Conv2d(3, 4, 3))
+    kept = [Wordless(), Wordless()]
+    lowered, same = (lower(attention_from_conv(conv, encoding=e, sharpness=3.0)) for e in kept)
+    assert repr(kept[0]) != repr(kept[1])
+    assert repr(lowered.head_groups) != repr(same.head_groups)
+    same.load_state_dict(lowered.state_dict())
 
 
 def test_numbers_that_are_changed_are_those_that_are_used() -> None:
