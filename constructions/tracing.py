@@ -12,7 +12,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def has_values(*tensors: Tensor, traced: bool = False) -> bool:
-    """Whether the values of tensors can be looked at: not in traced code, nor on the meta device.
+    """Whether tensors have values to look at: not in traced code, nor on meta, nor under vmap.
 
     For a check, or a choice, that is made from values where there are any, and left out, or taken
     from shapes, where there are none.
@@ -26,7 +26,29 @@ def has_values(*tensors: Tensor, traced: bool = False) -> bool:
     """
     if not traced and is_traced():
         return False
-    return not any(tensor.is_meta for tensor in tensors)
+    return not any(tensor.is_meta or is_batched(tensor) for tensor in tensors)
+
+
+def is_batched(tensor: Tensor) -> bool:
+    """Whether `torch.vmap` has put a batch in the place of one tensor, which has no one value."""
+    wrappers = torch._C._functorch
+    while wrappers.is_functorch_wrapped_tensor(tensor):
+        if wrappers.is_batchedtensor(tensor):
+            return True
+        tensor = wrappers.get_unwrapped(tensor)
+    return False
+
+
+def members(tensor: Tensor) -> list[Tensor]:
+    """The tensors of a batch that `torch.vmap` has put in the place of one; else the one."""
+    wrappers = torch._C._functorch
+    if not wrappers.is_functorch_wrapped_tensor(tensor):
+        return [tensor]
+    inner = wrappers.get_unwrapped(tensor)
+    if wrappers.is_batchedtensor(tensor):
+        batch = inner.unbind(wrappers.maybe_get_bdim(tensor))
+        return [one for member in batch for one in members(member)]
+    return members(inner)
 
 
 def is_traced() -> bool:

@@ -132,7 +132,8 @@ def _falls(encoding: Encoding) -> bool:
 
 def _periodic(encoding: Periodic, shifts: Tensor, grid: Lattice) -> Tensor:
     """As `Periodic.gap`, of a size that is a symbol; there its refusal is a condition on sizes."""
-    for size in grid.shape if torch.compiler.is_compiling() else ():
+    # `torch.jit.trace`, which would take the condition for a tensor, writes none down.
+    for size in () if torch._C._get_tracing_state() else grid.shape:
         torch._check(size <= LONGEST)  # type: ignore[no-untyped-call]
     here = shifts.new_zeros((), dtype=torch.float64)
     longest = tensor_of(grid.shape, here).amax(dim=0)

@@ -245,21 +245,21 @@ class HeadParameters(nn.Module):
             The layer itself.
 
         Raises:
-            ValueError: another name, the sharpness of a saturated layer, or a factor of a pooling,
-                which has none.
+            ValueError: another name, the sharpness of a saturated layer, or anything of a pooling.
         """
         for part in parts:
             if part not in PARTS:
                 raise ValueError(f"parts has {part!r}; accepted: {', '.join(map(repr, PARTS))}")
+        if parts and self.kind is Kind.UNIFORM:
+            raise ValueError(
+                f"parts has {parts}, and the layer is that of a pooling, whose scores are 0 in its "
+                "window and -inf elsewhere, of which no gradient is a number; accepted: the layer "
+                "of a convolution, such as a depthwise one"
+            )
         if "sharpness" in parts and self.positional_sharpness is None:
             raise ValueError(
                 "parts has 'sharpness', and the layer is saturated; accepted: a layer made with a "
                 "sharpness"
-            )
-        if self.kind is Kind.UNIFORM and {"value", "output"} & set(parts):
-            raise ValueError(
-                f"parts has {parts}, and a pooling has no kernel: its one number is the divisor; "
-                "accepted: 'content' and 'shifts', or the layer of a depthwise convolution"
             )
         if self.stores_kernel and {"value", "output"} & set(parts):
             self._keep_factors()
@@ -327,34 +327,33 @@ class HeadParameters(nn.Module):
         self, state_dict: dict[str, Any], prefix: str, *arguments: Any
     ) -> None:
         """Load; a state_dict of version 0.1, in which all was a parameter, is taken too."""
-        self._translate(state_dict, prefix)
+        translate(self, state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *arguments)
 
-    def _translate(self, state_dict: dict[str, Any], prefix: str) -> None:
-        """Bring the keys of an older state_dict, in which all was a parameter, up to date."""
 
-        def older(name: str) -> Tensor | None:
-            """What the state_dict has under a name that is not stored; it is taken out."""
-            own = self._parameters.get(name) is not None
-            taken: Tensor | None = None if own else state_dict.pop(f"{prefix}{name}", None)
-            return taken
+def translate(layer: HeadParameters, state_dict: dict[str, Any], prefix: str) -> None:
+    """Bring the keys of an older state_dict, in which all was a parameter, up to date."""
 
-        sharpness = f"{prefix}positional_sharpness"
-        if sharpness in state_dict:
-            state_dict[sharpness] = state_dict[sharpness].reshape(1)
-        content = [state_dict.get(f"{prefix}{name}") for name in CONTENT]
-        if self.query is None and any(
-            term is not None and term.count_nonzero() for term in content
-        ):
-            self.unfreeze("content")
-        for name in CONTENT:
-            older(name)
-        with torch.no_grad():
-            for name in ("positional_key", "positional_shift"):
-                if (positions := older(name)) is not None:
-                    getattr(self, name).copy_(positions)
-        value, output = (older(name) for name in FACTORS)
-        if self.stores_kernel and value is not None and output is not None:
-            assert isinstance(self.native, NativeConvolution)
-            matrices = by_head(value) @ by_head(output)
-            state_dict[f"{prefix}weight"] = self.native.weight_of(matrices)
+    def older(name: str) -> Tensor | None:
+        """What the state_dict has under a name that is not stored; it is taken out."""
+        own = layer._parameters.get(name) is not None
+        taken: Tensor | None = None if own else state_dict.pop(f"{prefix}{name}", None)
+        return taken
+
+    sharpness = f"{prefix}positional_sharpness"
+    if sharpness in state_dict:
+        state_dict[sharpness] = state_dict[sharpness].reshape(1)
+    content = [state_dict.get(f"{prefix}{name}") for name in CONTENT]
+    if layer.query is None and any(term is not None and term.count_nonzero() for term in content):
+        layer.unfreeze("content")
+    for name in CONTENT:
+        older(name)
+    with torch.no_grad():
+        for name in ("positional_key", "positional_shift"):
+            if (positions := older(name)) is not None:
+                getattr(layer, name).copy_(positions)
+    value, output = (older(name) for name in FACTORS)
+    if layer.stores_kernel and value is not None and output is not None:
+        assert isinstance(layer.native, NativeConvolution)
+        matrices = by_head(value) @ by_head(output)
+        state_dict[f"{prefix}weight"] = layer.native.weight_of(matrices)

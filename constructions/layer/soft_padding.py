@@ -334,12 +334,13 @@ class Factor(ABC):
     def __call__(self, values: Tensor, dim: int) -> Tensor:
         """The product with what stands along an axis, in the spans alone.
 
-        Traced code is not written for the numbers that it is traced with: then no entry is looked
-        at, and derivatives are torch's own.
+        Traced code is not written for the numbers that it is traced with, nor are there any for a
+        batch under `torch.vmap`: then no entry is looked at, and derivatives are torch's own.
         """
-        if is_traced():
+        tensors = self.tensors
+        if not has_values(*tensors):
             return self.at_once(values, dim)
-        spans, tensors = self.spans(), self.tensors
+        spans = self.spans()
         if len(spans) < 2:
             return self.at_once(values, dim)
         if torch.is_grad_enabled() and any(t.requires_grad for t in (values, *tensors)):

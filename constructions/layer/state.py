@@ -21,7 +21,7 @@ from constructions.layer import structure
 from constructions.layer.parameters import HeadParameters
 from constructions.normalisers import Normaliser
 from constructions.sources.native import AnyNative
-from constructions.tracing import constant_of_traced_code, has_values, is_traced
+from constructions.tracing import constant_of_traced_code, has_values, is_traced, members
 
 OutputSize = Sequence[int] | None
 """Of a transposed convolution, as torch takes it."""
@@ -145,7 +145,7 @@ class AttentionState(HeadParameters):
         seen = self.structural()
         version = structure.version_of(seen)
         if not structure.is_same_version(version, self._looked):
-            if not has_values(*seen):
+            if not has_values(*(one for tensor in seen for one in members(tensor))):
                 return
             shared = structure.are_shared(self.heads, self.geometry)
             self._shared = shared and not self.has_live_content()

@@ -19,7 +19,7 @@ from constructions.formats import position_format
 from constructions.geometry.geometry import Geometry, offsets_in_order
 from constructions.geometry.lattice import Lattice
 from constructions.heads import Heads
-from constructions.tracing import has_values
+from constructions.tracing import has_values, members
 
 Version = list[tuple[ReferenceType[Tensor], int, bool]]
 """Tensors, how often each was edited, and whether it is trained."""
@@ -89,8 +89,11 @@ def are_shared(heads: Heads, geometry: Geometry) -> bool:
     trained = key.requires_grad or shift.requires_grad
     return (
         not trained
-        and _are_identities(key)
-        and (are_in_order(shift, geometry) or _are_on_grid(shift, geometry))
+        and all(_are_identities(one) for one in members(key))
+        and (
+            are_in_order(shift, geometry)
+            or all(_are_on_grid(one, geometry) for one in members(shift))
+        )
     )
 
 
@@ -115,7 +118,8 @@ def kernel(heads: Heads, geometry: Geometry, dtype: torch.dtype) -> Tensor:
 
 def are_in_order(shifts: Tensor, geometry: Geometry) -> bool:
     """Whether head h attends to tap h, as the construction has it."""
-    return bool(shifts.tolist() == offsets_in_order(geometry))
+    offsets = offsets_in_order(geometry)
+    return all(one.tolist() == offsets for one in members(shifts))
 
 
 def _are_on_grid(shifts: Tensor, geometry: Geometry) -> bool:

@@ -761,6 +761,79 @@ def test_converted_network_is_traced(make: Callable[[], nn.Module]) -> None:
     assert torch.equal(traced(other), model(other))
 
 
+MEMBERS: dict[str, Callable[[int, MultiHeadSelfAttention], object]] = {
+    "as made": lambda _, layer: layer,
+    "one with other shifts": lambda number, layer: (
+        layer.positional_shift.copy_(layer.positional_shift.flip(0)) if number == 1 else layer
+    ),
+    "shifts trained": lambda _, layer: layer.unfreeze("shifts"),
+    "content trained": lambda _, layer: layer.unfreeze("content"),
+    "sharpness trained": lambda _, layer: layer.unfreeze("sharpness"),
+}
+
+
+@pytest.mark.parametrize("border", ["zeros", "circular"])
+@pytest.mark.parametrize("change", MEMBERS.values(), ids=[*MEMBERS])
+def test_ensemble_with_its_buffers_is_each_layer_of_its_own(
+    change: Callable[[int, MultiHeadSelfAttention], object], border: Any
+) -> None:
+    conv = filled(nn.Conv2d(2, 3, 3, padding=1, padding_mode=border))
+    layers = [attention_from_conv(conv, sharpness=sharpness) for sharpness in (1.0, 2.0, 3.0)]
+    for number, layer in enumerate(layers):
+        change(number, layer)
+    x = integers(3, 1, 2, 5, 4)
+    parameters, buffers = stack_module_state(layers)
+
+    def run(own: dict[str, Tensor], held: dict[str, Tensor], image: Tensor) -> Tensor:
+        y: Tensor = functional_call(layers[0], (own, held), (image,))
+        return y
+
+    with torch.no_grad():
+        found = torch.vmap(run)(parameters, buffers, x)
+    for number, (layer, image, y) in enumerate(zip(layers, x, found, strict=True)):
+        if number == 1 and not torch.equal(layer.positional_shift, layers[0].positional_shift):
+            assert not certify(layer, conv, image).holds
+            taps = attention_from_conv(flipped(conv), sharpness=layer.sharpness)
+            taps.register_forward_hook(lambda *_, y=y: y)
+            assert certify(taps, flipped(conv), image).holds
+            continue
+        with torch.no_grad():  # judged as what it is, of zero content
+            judge = attention_from_conv(
+                conv, sharpness=layer.sharpness, evaluation=layer.evaluation
+            )
+        judge.register_forward_hook(lambda *_, y=y: y)
+        assert certify(judge, conv, image).holds
+
+
+def flipped(conv: nn.Conv2d) -> nn.Conv2d:
+    """The convolution with its taps in the reverse order."""
+    other = copy.deepcopy(conv)
+    with torch.no_grad():
+        other.weight.copy_(conv.weight.flip(2, 3))
+    return other
+
+
+def test_ensemble_on_a_long_line_is_each_layer_of_its_own() -> None:
+    conv = filled(nn.Conv1d(1, 1, 3, padding=1))
+    layers = [attention_from_conv(conv, sharpness=sharpness) for sharpness in (1.0, 2.0)]
+    x = integers(2, 1, 1, 600)  # long enough for bands
+    state = stack_module_state(layers)
+    found = torch.vmap(lambda own, held, one: functional_call(layers[0], (own, held), (one,)))(
+        *state, x
+    )
+    for layer, image, y in zip(layers, x, found, strict=True):
+        layer.register_forward_hook(lambda *_, y=y: y)
+        assert certify(layer, conv, image).holds
+
+
+@pytest.mark.parametrize("part", [*PARTS])
+def test_pooling_has_nothing_to_train(part: str) -> None:
+    layer = attention_from_conv(nn.AvgPool2d(2))
+    with refused(ValueError, "parts", repr(part), "the layer of a convolution"):
+        layer.unfreeze(part)
+    assert list(layer.parameters()) == []
+
+
 OF_ANY_SIZE: dict[str, tuple[nn.Module, dict[str, Any]]] = {
     "zeros": (nn.Conv2d(3, 4, 3, 2, 1), {}),
     "soft": (nn.Conv2d(3, 4, 3, padding=1), {"sharpness": 3.0}),
