@@ -6,7 +6,7 @@ made a constant.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 from torch.export import Dim
 
-from constructions import attention_from_conv, convert, lower
+from constructions import attention_from_conv, certify, convert, lower
 from constructions.encodings import Gaussian
 from tests.support.helpers import filled, integers
 from tests.support.libraries import imported
@@ -223,23 +223,46 @@ def test_compiled_pooling_has_as_many_graphs_as_the_pooling() -> None:
 def test_converted_network_runs_in_onnxruntime(
     mode: str, sharpness: float | None, tmp_path: Path
 ) -> None:
-    imported("onnx"), imported("onnxscript")  # what torch exports with
-    runtime = imported("onnxruntime")
     network = nn.Sequential(padded(mode), nn.ReLU(), filled(nn.Conv2d(3, 2, 2, stride=2)))
     model = convert(network, sharpness=sharpness).eval()
-    file = str(tmp_path / "network.onnx")
+    run = in_onnxruntime(model, tmp_path)
+    for shape in SHAPES[:2]:
+        x = image(shape)
+        with torch.no_grad():
+            expected = model(x)
+        if sharpness is None:
+            assert torch.equal(run(x), expected)
+        else:  # no bound is carried through a network
+            assert run(x).shape == expected.shape
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("mode", ["zeros", "replicate", "reflect", "circular"])
+def test_soft_layer_in_onnxruntime_is_within_its_certificate(mode: str, tmp_path: Path) -> None:
+    conv: Any = padded(mode)
+    layer = attention_from_conv(conv, sharpness=1.5).eval()
+    run = in_onnxruntime(layer, tmp_path)
+    for shape in SHAPES[:2]:
+        x, of_runtime = image(shape), attention_from_conv(conv, sharpness=1.5)
+        y = run(x)
+        of_runtime.register_forward_hook(lambda *_, y=y: y)
+        assert certify(of_runtime, conv, x).holds
+
+
+def in_onnxruntime(model: nn.Module, folder: Path) -> Callable[[Tensor], Tensor]:
+    """The model exported for images of every size, as onnxruntime computes it."""
+    imported("onnx"), imported("onnxscript")  # what torch exports with
+    runtime = imported("onnxruntime")
+    file = str(folder / "network.onnx")
     sample = (integers(2, 2, 9, 8),)
     program: Any = torch.onnx.export(
         model, sample, dynamo=True, dynamic_shapes=(EVERY_SIZE,), verbose=False
     )
     program.save(file)
     session = runtime.InferenceSession(file)
-    for shape in SHAPES[:2]:
-        x = image(shape)
+
+    def run(x: Tensor) -> Tensor:
         (y,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
-        with torch.no_grad():
-            expected = model(x)
-        if sharpness is None:
-            assert torch.equal(torch.from_numpy(y), expected)
-        else:
-            assert y.shape == expected.shape
+        return torch.from_numpy(y)
+
+    return run
