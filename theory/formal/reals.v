@@ -7,9 +7,17 @@ Import Order.TTheory GRing.Theory Num.Theory.
 Local Open Scope ring_scope.
 Local Open Scope classical_set_scope.
 
-(** The hypothesis of the other files can be met. *)
+(** The hypotheses of the other files can be met. *)
 Lemma expR_exponential (R : realType) : exponential (@expR R).
 Proof. by split=> [x y | x x0]; [exact: expRD | exact: expR_ge1Dx]. Qed.
+
+Lemma real_power (R : realType) (r : R) : 0 < r ->
+  power (fun x => if 0 < x then expR (r * ln x) else 0).
+Proof.
+move=> r0; split=> [||x y x0 xy]; rewrite ?ltxx ?ltr01 ?ln1 ?mulr0 ?expR0 //.
+rewrite (le_lt_trans x0 xy); case: ifP => [x1|_]; last exact: expR_gt0.
+by rewrite ltr_expR ltr_pM2l // ltr_ln ?posrE // (lt_trans x1).
+Qed.
 
 Section Theta.
 Variables (R : realType) (x : R) (x0 : 0 < x) (x1 : x < 1).
