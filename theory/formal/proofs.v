@@ -1,7 +1,7 @@
 (** * Every statement has a proof *)
-From mathcomp Require Import all_ssreflect all_algebra reals sequences exp.
+From mathcomp Require Import all_ssreflect all_algebra reals sequences exp trigo.
 From Formal Require Import setting setting_reals shifts exponential leak theorem1 borders
-  lattices quotient ties normalisers scalar reals expsums.
+  sinks circles lattices quotient ties normalisers scalar reals expsums cosines.
 From Formal Require statements.
 Set Implicit Arguments. Unset Strict Implicit. Unset Printing Implicit Defensive.
 Import Order.TTheory GRing.Theory Num.Theory.
@@ -181,6 +181,59 @@ Proof. by red=> R e alpha expo; apply: precision_tie. Qed.
 Theorem borders_are_limits_of_attention_reflection :
   statements.borders_are_limits_of_attention_reflection.
 Proof. by red=> R e n r f expo; apply: no_reflection. Qed.
+
+Theorem borders_are_limits_of_attention_sink_leak : statements.borders_are_limits_of_attention_sink_leak.
+Proof. by red=> R d alpha c K pos t d0 alpha0 posI; apply: sink_leak_lt. Qed.
+
+Theorem borders_are_limits_of_attention_sink_leak_supremum :
+  statements.borders_are_limits_of_attention_sink_leak_supremum.
+Proof. by red=> R d alpha c t eps alpha0 eps0; apply: sink_leak_supremum. Qed.
+
+Theorem borders_are_limits_of_attention_sink_leak_off_grid :
+  statements.borders_are_limits_of_attention_sink_leak_off_grid.
+Proof.
+red=> R d alpha c K pos t i alpha0 posI off; cbv zeta.
+by case: off => off; [apply: (@sink_off_lt _ _ _ alpha0 c _ _ _ i true) |
+  apply: (@sink_off_lt _ _ _ alpha0 c _ _ _ i false)].
+Qed.
+
+Theorem borders_are_limits_of_attention_sink_leak_half :
+  statements.borders_are_limits_of_attention_sink_leak_half.
+Proof. by red=> R e d alpha N expo alpha0 d0; cbv zeta; apply: half_depth. Qed.
+
+Theorem borders_are_limits_of_attention_sink_leak_spaced :
+  statements.borders_are_limits_of_attention_sink_leak_spaced.
+Proof.
+red=> R e d alpha c K pos index origin s t N expo indexI lattice near.
+exact: (on_grid_leak expo c (spaced_sum expo alpha indexI lattice near)).
+Qed.
+
+Theorem borders_are_limits_of_attention_sink_leak_between :
+  statements.borders_are_limits_of_attention_sink_leak_between.
+Proof.
+red=> R e d alpha c K pos t i N expo alpha0 posI near off apart; cbv zeta.
+exact: (off_grid_leak expo c (between_sum expo alpha0 posI near off apart)).
+Qed.
+
+Theorem borders_are_limits_of_attention_precision_any :
+  statements.borders_are_limits_of_attention_precision_any.
+Proof. by red=> R e alpha a b c expo; apply: precision_tie_any. Qed.
+
+Theorem borders_are_limits_of_attention_circular : statements.borders_are_limits_of_attention_circular.
+Proof.
+red=> R e G T class f K pos t c expo ct.
+have at_c : f (class (pos c - t)) = f 0 by rewrite raddfB ct subrr.
+have [one two] := softmax_limit expo (fun k => f (class (pos k - t))) c.
+by split=> [/one gap k kc | gap]; [rewrite -at_c gap | apply: two => k kc; rewrite at_c gap].
+Qed.
+
+Theorem borders_are_limits_of_attention_circular_leak :
+  statements.borders_are_limits_of_attention_circular_leak.
+Proof. by red=> R e alpha d n f t c expo; apply: circle_leak. Qed.
+
+Theorem borders_are_limits_of_attention_circular_cosine :
+  statements.borders_are_limits_of_attention_circular_cosine.
+Proof. by red=> R alpha d N n t c d0 alpha0 N2 nN cE; cbv zeta; apply: cosine_leak nN cE. Qed.
 
 Theorem positional_heads_are_convolutions : statements.positional_heads_are_convolutions.
 Proof.

@@ -136,6 +136,9 @@ Definition self_attention (K : finType) (pos : K -> G) (X : image R G Din) (q : 
   multihead pos (fun h => softmax e (fun k => score X h q (pos k))) (Wval L) (Wout L) (bout L) X.
 End Layer.
 
+(** The sum of x^(n^2) over the odd numbers n = 1, 3, ..., 2N - 1. *)
+Definition odd_theta (R : realFieldType) (x : R) (N : nat) : R := \sum_(m < N) x ^+ (m.*2.+1 ^ 2).
+
 (** f, which is nowhere negative, tends to 0 as the sharpness alpha grows. *)
 Definition vanishing (R : realFieldType) (f : R -> R) : Prop :=
   forall eps, 0 < eps -> exists alpha0, forall alpha, alpha0 <= alpha -> f alpha <= eps.
@@ -181,6 +184,10 @@ End Quadratic.
 (** The point of the box from [lower] to [upper] that is nearest to t, axis by axis. *)
 Definition clamp (d : nat) (lower upper t : position d) : position d :=
   \row_i Num.min (Num.max (t 0 i) (lower 0 i)) (upper 0 i).
+
+(** The point of index p on a lattice with an origin and a spacing for each axis. *)
+Definition lattice_point (d : nat) (origin : position d) (spacing : 'I_d -> nat) (p : position d) :
+    position d := \row_i (origin 0 i + (spacing i)%:Z * p 0 i).
 
 (** The cells of a cube of side m, as positions with coordinates 0, ..., m - 1. *)
 Definition cell (d m : nat) (k : {ffun 'I_d -> 'I_m}) : position d := \row_i (k i)%:Z.

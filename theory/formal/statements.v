@@ -3,7 +3,7 @@
     Each is named by the slug of its theorem, with a suffix where a theorem has several parts, and
     opens with the sentence of the theorem's page. [proofs.v] proves every one of them under the same
     name. *)
-From mathcomp Require Import all_ssreflect all_algebra reals sequences exp.
+From mathcomp Require Import all_ssreflect all_algebra reals sequences exp trigo.
 From Formal Require Import setting setting_reals.
 Set Implicit Arguments. Unset Strict Implicit. Unset Printing Implicit Defensive.
 Import Order.TTheory GRing.Theory Num.Theory.
@@ -269,6 +269,67 @@ Definition borders_are_limits_of_attention_sink_off_grid : Prop :=
   vanishing (fun alpha => 1 - e (- (c * alpha))
     / (\sum_k e (- (alpha * (sqnorm (pos k - t))%:R)) + e (- (c * alpha)))) <-> c < mu%:R.
 
+(** What the sink loses on the grid, at any depth c: the pixel lacks less than
+    1 - 1/(theta^d + x^c), whatever the distinct integer points at which the keys are. *)
+Definition borders_are_limits_of_attention_sink_leak : Prop :=
+  forall (R : realType) (d : nat) (alpha c : R) (K : finType) (pos : K -> position d) (t : K),
+  (0 < d)%N -> 0 < alpha -> injective pos ->
+  1 - softmax_with_sink expR (- (c * alpha)) (fun k => - (alpha * (sqnorm (pos k - pos t))%:R)) t
+  < 1 - (theta_series (expR (- alpha)) ^+ d + expR (- (c * alpha)))^-1.
+
+(** This is a supremum, at every target. *)
+Definition borders_are_limits_of_attention_sink_leak_supremum : Prop :=
+  forall (R : realType) (d : nat) (alpha c : R) (t : position d) (eps : R),
+  0 < alpha -> 0 < eps ->
+  exists (K : finType) (pos : K -> position d) (k : K), [/\ injective pos, pos k = t
+    & 1 - (theta_series (expR (- alpha)) ^+ d + expR (- (c * alpha)))^-1 - eps
+      < 1 - softmax_with_sink expR (- (c * alpha))
+              (fun j => - (alpha * (sqnorm (pos j - pos k))%:R)) k].
+
+(** Off the grid, at spacing 1: if on some axis all keys are on one side of the target, the sink lacks
+    less than R / (1 + R), with R = x^-c (theta - 1)/2 theta^(d - 1). *)
+Definition borders_are_limits_of_attention_sink_leak_off_grid : Prop :=
+  forall (R : realType) (d : nat) (alpha c : R) (K : finType) (pos : K -> position d)
+    (t : position d) (i : 'I_d),
+  0 < alpha -> injective pos ->
+  (forall k, 0 < (pos k - t) 0 i) \/ (forall k, (pos k - t) 0 i < 0) ->
+  let theta := theta_series (expR (- alpha)) in
+  let mass := expR (c * alpha) * ((theta - 1) / 2%:R * theta ^+ d.-1) in
+  1 - expR (- (c * alpha))
+    / (\sum_k expR (- (alpha * (sqnorm (pos k - t))%:R)) + expR (- (c * alpha)))
+  < mass / (1 + mass).
+
+(** At depth one half one formula bounds the second by the first, so that at spacing 1 no target loses
+    more than 1 - 1/(theta^d + e^(-alpha/2)). *)
+Definition borders_are_limits_of_attention_sink_leak_half : Prop :=
+  forall (R : realFieldType) (e : R -> R) (d : nat) (alpha : R) (N : nat),
+  exponential e -> 0 < alpha -> (0 < d)%N ->
+  let t := theta (e (- alpha)) N in
+  let mass := e (alpha / 2%:R) * ((t - 1) / 2%:R * t ^+ d.-1) in
+  mass / (1 + mass) <= 1 - (t ^+ d + e (- (alpha / 2%:R)))^-1.
+
+(** Other spacings, on the grid: theta(x^(s_i^2)) for an axis of spacing s_i. *)
+Definition borders_are_limits_of_attention_sink_leak_spaced : Prop :=
+  forall (R : realFieldType) (e : R -> R) (d : nat) (alpha c : R) (K : finType)
+    (pos index : K -> position d) (origin : position d) (s : 'I_d -> nat) (t : K) (N : nat),
+  exponential e -> injective index ->
+  (forall k, pos k = lattice_point origin s (index k)) -> within index (index t) N ->
+  1 - softmax_with_sink e (- (c * alpha)) (fun k => - (alpha * (sqnorm (pos k - pos t))%:R)) t
+  <= 1 - (\prod_i theta (e (- alpha) ^+ (s i ^ 2)) N + e (- (c * alpha)))^-1.
+
+(** Other spacings, off the grid: if on some axis no key has the target's coordinate, and no two
+    coordinates of keys are next to each other, R = x^-c 2 (x + x^9 + x^25 + ...) theta^(d - 1). *)
+Definition borders_are_limits_of_attention_sink_leak_between : Prop :=
+  forall (R : realFieldType) (e : R -> R) (d : nat) (alpha c : R) (K : finType)
+    (pos : K -> position d) (t : position d) (i : 'I_d) (N : nat),
+  exponential e -> 0 < alpha -> injective pos -> within pos t N.*2 ->
+  (forall k, pos k 0 i != t 0 i) -> (forall k k', pos k 0 i != pos k' 0 i + 1) ->
+  let x := e (- alpha) in
+  let mass := e (c * alpha) * (2%:R * odd_theta x N * theta x N.*2 ^+ d.-1) in
+  1 - e (- (c * alpha))
+    / (\sum_k e (- (alpha * (sqnorm (pos k - t))%:R)) + e (- (c * alpha)))
+  <= mass / (1 + mass).
+
 (** Without a sink and without padded keys, in any ring and whatever the weights, as long as each row
     sums to one: a layer that pads with zeros at two queries, of which the first sees its whole
     window, does so only for kernels whose taps off the image at the second sum to zero, seen from
@@ -292,6 +353,50 @@ Definition borders_are_limits_of_attention_precision : Prop :=
   let form (y z : int) := (y ^+ 2 + y * z + z ^+ 2)%:~R : R in
   let s (k : 'I_5 * 'I_5) := - (alpha * form (k.1%:Z + 1) (k.2%:Z - 2)) in
   softmax e s (inord 0, inord 2) <= 2%:R^-1.
+
+(** No other mixed term escapes: with the form a y^2 + 2b yz + c z^2, b not 0, on an image of 1 x 2
+    pixels there is a target (-j, m) whose clamp (0, m) has at most half of the attention at every
+    sharpness alpha >= 0. *)
+Definition borders_are_limits_of_attention_precision_any : Prop :=
+  forall (R : archiFieldType) (e : R -> R) (alpha a b c : R),
+  exponential e -> 0 <= alpha -> b != 0 ->
+  exists (j : nat) (m : 'I_2),
+  let form (y z : R) := a * y ^+ 2 + 2%:R * b * y * z + c * z ^+ 2 in
+  softmax e (fun k : 'I_2 => - (alpha * form j%:R (k%:R - m%:R))) m <= 2%:R^-1.
+
+(** Circular, for any encoding: if scores are those of the displacement's class on a torus T, and one
+    key c is of the target's class, then it has all the attention in the limit if and only if every
+    other class that a key has scores less than that of 0. *)
+Definition borders_are_limits_of_attention_circular : Prop :=
+  forall (R : realFieldType) (e : R -> R) (G T : zmodType) (class : {additive G -> T}) (f : T -> R)
+    (K : finType) (pos : K -> G) (t : G) (c : K),
+  exponential e -> class (pos c) = class t ->
+  vanishing (fun alpha => 1 - softmax e (fun k => alpha * f (class (pos k - t))) c)
+  <-> (forall k, k != c -> f (class (pos k - t)) < f 0).
+
+(** How much is left to others: on a box of n_1 x ... x n_d pixels, with scores that are sums over axes,
+    have the period n_i on axis i and lose at least alpha with every step either way round. The pixel
+    t mod n lacks less than 1 - ((1 - x)/(1 + x))^d, wherever the target is. *)
+Definition borders_are_limits_of_attention_circular_leak : Prop :=
+  forall (R : realFieldType) (e : R -> R) (alpha : R) (d : nat) (n : 'I_d -> nat)
+    (f : 'I_d -> int -> R) (t : position d) (c : {dffun forall i, 'I_(n i)}),
+  exponential e -> (0 < d)%N -> 0 < alpha -> (forall i z, f i (z + (n i)%:Z) = f i z) ->
+  (forall i (m : nat), (m < n i)%N -> alpha * (minn m (n i - m))%:R <= f i 0 - f i m%:Z) ->
+  (forall i, (c i)%:Z = (t 0%R i %% (n i)%:Z)%Z) ->
+  1 - softmax e (fun k : {dffun forall i, 'I_(n i)} => \sum_i f i ((k i)%:Z - t 0 i)) c
+  < 1 - ((1 - e (- alpha)) / (1 + e (- alpha))) ^+ d.
+
+(** The cosines are such scores: with the scale alpha / (1 - cos(2 pi / N)), N >= 2 at least the
+    longest axis. *)
+Definition borders_are_limits_of_attention_circular_cosine : Prop :=
+  forall (R : realType) (alpha : R) (d N : nat) (n : 'I_d -> nat) (t : position d)
+    (c : {dffun forall i, 'I_(n i)}),
+  (0 < d)%N -> 0 < alpha -> (2 <= N)%N -> (forall i, n i <= N)%N ->
+  (forall i, (c i)%:Z = (t 0%R i %% (n i)%:Z)%Z) ->
+  let beta := alpha / (1 - cos (2%:R * pi / N%:R)) in
+  1 - softmax expR (fun k : {dffun forall i, 'I_(n i)} =>
+        \sum_i beta * cos (((k i)%:Z - t 0 i)%:~R * (2%:R * pi / (n i)%:R))) c
+  < 1 - ((1 - expR (- alpha)) / (1 + expR (- alpha))) ^+ d.
 
 (** Reflection by r pixels has no relative score f, on n + 1 pixels with 2 <= r <= n - 1: of the
     first two queries one gives the mirrored pixel, r or r - 1, at most half of its attention. *)
