@@ -246,3 +246,28 @@ rewrite !inordK; try lia.
 have -> : r.+1%:Z - 1 = r%:Z by lia.
 by have -> : r.-1%:Z - 1 = r%:Z - 2 by lia.
 Qed.
+
+(** A mixed term: one pixel aside from the clamp, the form is no larger as soon as the target is far
+    enough beyond the edge. *)
+Lemma precision_tie_any (R : archiFieldType) (e : R -> R) (expo : exponential e) (alpha a b c : R) :
+  0 <= alpha -> b != 0 -> exists (j : nat) (m : 'I_2),
+  let form (y z : R) := a * y ^+ 2 + 2%:R * b * y * z + c * z ^+ 2 in
+  softmax e (fun k : 'I_2 => - (alpha * form j%:R (k%:R - m%:R))) m <= 2%:R^-1.
+Proof.
+move=> alpha0 b0; have nb : 0 < 2%:R * `|b| by rewrite mulr_gt0 ?ltr0n // normr_gt0.
+have q0 : 0 <= `|c| / (2%:R * `|b|) by rewrite divr_ge0 // ltW.
+have far := archi_boundP q0; set j := Num.bound _ in far; exists j.
+have {}far : c <= 2%:R * `|b| * j%:R.
+  apply: (le_trans (ler_norm c)); rewrite mulrC; move: far.
+  by rewrite ltr_pdivrMr // => /ltW.
+have tie (m k : 'I_2) : k != m -> 2%:R * b * j%:R * (k%:R - m%:R) + c * (k%:R - m%:R) ^+ 2 <= 0 ->
+    softmax e (fun k : 'I_2 => - (alpha * (a * j%:R ^+ 2 + 2%:R * b * j%:R * (k%:R - m%:R)
+      + c * (k%:R - m%:R) ^+ 2))) m <= 2%:R^-1.
+  move=> km le; apply: (at_most_half expo km); rewrite lerN2 ler_wpM2l // subrr.
+  by rewrite expr0n !mulr0 !addr0 -addrA -lerBrDl subrr.
+have [pos|neg] := ltP 0 b; [exists (Ordinal (ltnSn 1)) | exists ord0] => form; rewrite /form.
+  apply: (tie _ ord0) => //=; rewrite sub0r sqrrN expr1n !mulr1 mulrN1 addrC lerBlDr add0r.
+  by move: far; rewrite gtr0_norm.
+apply: (tie _ (Ordinal (ltnSn 1))) => //=; rewrite subr0 expr1n !mulr1 addrC -lerBrDr sub0r.
+by move: far; rewrite ler0_norm // mulrN mulNr.
+Qed.

@@ -51,14 +51,13 @@ Variables (R : realFieldType) (d : nat) (K : finType) (pos : K -> position d).
 Hypothesis posI : injective pos.
 
 (** Keys at distinct positions are some of those of the cube of side 2N + 1 around the target, and
-    the cube's sum is a product over axes. The weights x_i may differ from axis to axis. *)
-Lemma sum_le_theta (x : 'I_d -> R) (t : position d) (N : nat) :
-  (forall i, 0 <= x i) -> within pos t N ->
-  \sum_k \prod_i x i ^+ (`|(pos k - t)%R 0%R i| ^ 2) <= \prod_i theta (x i) N.
+    the cube's sum is a product over axes. *)
+Lemma sum_le_axes (w : 'I_d -> int -> R) (t : position d) (N : nat) :
+  (forall i z, 0 <= w i z) -> within pos t N ->
+  \sum_k \prod_i w i ((pos k - t) 0 i) <= \prod_i \sum_(j < N + N.+1) w i (j%:Z - N%:Z).
 Proof.
-move=> x0 near; pose side := 'I_(N + N.+1); pose w i (j : side) := x i ^+ (`|j%:Z - N%:Z| ^ 2).
-have -> : \prod_i theta (x i) N = \sum_(f : {ffun 'I_d -> side}) \prod_i w i (f i).
-  by rewrite -bigA_distr_bigA; apply: eq_bigr => i _; rewrite /w theta_axis.
+move=> w0 near; pose side := 'I_(N + N.+1).
+rewrite bigA_distr_bigA /=.
 have place k i : {j : side | j%:Z - N%:Z = (pos k - t) 0 i}.
   have zN := near k i; set z := (pos k - t) 0 i in zN *.
   have lt : (`|(z + N%:Z)%R| < N + N.+1)%N by lia.
@@ -69,8 +68,18 @@ have gI : injective g.
   by move=> k k' kk'; apply/posI/(addIr (- t))/rowP => i; rewrite -!gE kk'.
 rewrite (bigID (mem (g @: K))) /= big_imset /=; last by move=> k k' _ _; apply: gI.
 rewrite -[leLHS]addr0 lerD //; last first.
-  by apply: sumr_ge0 => f _; apply: prodr_ge0 => i _; apply: exprn_ge0.
-by apply: ler_sum => k _; rewrite /w; under [leRHS]eq_bigr do rewrite gE.
+  by apply: sumr_ge0 => f _; apply: prodr_ge0 => i _.
+by apply: ler_sum => k _; under [leRHS]eq_bigr do rewrite gE.
+Qed.
+
+(** With weights x_i^(z^2), which may differ from axis to axis. *)
+Lemma sum_le_theta (x : 'I_d -> R) (t : position d) (N : nat) :
+  (forall i, 0 <= x i) -> within pos t N ->
+  \sum_k \prod_i x i ^+ (`|(pos k - t)%R 0%R i| ^ 2) <= \prod_i theta (x i) N.
+Proof.
+move=> x0 near; under [leRHS]eq_bigr do rewrite -theta_axis.
+apply: (sum_le_axes (w := fun i z => x i ^+ (`|z| ^ 2))) => // i z.
+exact: exprn_ge0.
 Qed.
 End Box.
 

@@ -2,11 +2,13 @@
     the first two lines alone. *)
 From mathcomp Require Import all_ssreflect all_algebra.
 Import Order.TTheory GRing.Theory Num.Theory.
+Notation ge_max := le_maxl (only parsing).
 Notation ge_min := le_minl (only parsing).
 Notation gtr_pMr := gtr_pmulr (only parsing).
 Notation le_max := le_maxr (only parsing).
 Notation lef_pV2 := lef_pinv (only parsing).
 Notation lerBlDr := ler_subl_addr (only parsing).
+Notation lerBlDl := ler_subl_addl (only parsing).
 Notation lerBrDl := ler_subr_addl (only parsing).
 Notation lerBrDr := ler_subr_addr (only parsing).
 Notation lerD := ler_add (only parsing).
@@ -16,6 +18,7 @@ Notation lerDl := ler_addl (only parsing).
 Notation lerDr := ler_addr (only parsing).
 Notation lerN2 := ler_opp2 (only parsing).
 Notation ler_normB := ler_norm_sub (only parsing).
+Notation ler_pM := ler_pmul (only parsing).
 Notation ler_pM2l := ler_pmul2l (only parsing).
 Notation ler_pdivlMl := ler_pdivl_mull (only parsing).
 Notation ler_pdivlMr := ler_pdivl_mulr (only parsing).
@@ -26,17 +29,23 @@ Notation ler_wiXn2l := ler_wiexpn2l (only parsing).
 Notation ler_wpM2l := ler_wpmul2l (only parsing).
 Notation ler_wpM2r := ler_wpmul2r (only parsing).
 Notation ler_wpMn2l := ler_wpmuln2l (only parsing).
+Notation lt_max := lt_maxr (only parsing).
 Notation lt_min := lt_minr (only parsing).
 Notation ltf_pV2 := ltf_pinv (only parsing).
 Notation ltrBlDl := ltr_subl_addl (only parsing).
 Notation ltrBlDr := ltr_subl_addr (only parsing).
+Notation ltrBrDr := ltr_subr_addr (only parsing).
 Notation ltrD := ltr_add (only parsing).
 Notation ltrD2l := ltr_add2l (only parsing).
+Notation ltrD2r := ltr_add2r (only parsing).
 Notation ltrDl := ltr_addl (only parsing).
+Notation ltrDr := ltr_addr (only parsing).
 Notation ltrN2 := ltr_opp2 (only parsing).
+Notation ltr_leD := ltr_le_add (only parsing).
 Notation ltr_pM2l := ltr_pmul2l (only parsing).
 Notation ltr_pM2r := ltr_pmul2r (only parsing).
 Notation ltr_pXn2r := ltr_pexpn2r (only parsing).
+Notation ltr_pdivrMr := ltr_pdivr_mulr (only parsing).
 Notation ltr_pdivlMr := ltr_pdivl_mulr (only parsing).
 Notation ltr_wpDl := ltr_paddl (only parsing).
 Notation ltr_wpDr := ltr_paddr (only parsing).

@@ -1,10 +1,10 @@
 (** * Every statement has a proof *)
-From mathcomp Require Import all_ssreflect all_algebra reals sequences exp.
+From mathcomp Require Import all_ssreflect all_algebra reals sequences exp trigo.
 From Formal Require Import setting setting_reals shifts exponential leak theorem1 borders
-  lattices quotient ties scalar reals expsums.
+  sinks circles lattices quotient ties normalisers scalar reals expsums cosines.
 From Formal Require statements.
 Set Implicit Arguments. Unset Strict Implicit. Unset Printing Implicit Defensive.
-Import Order.TTheory GRing.Theory.
+Import Order.TTheory GRing.Theory Num.Theory.
 Local Open Scope ring_scope.
 
 Theorem heads_that_shift_sum_to_a_convolution : statements.heads_that_shift_sum_to_a_convolution.
@@ -182,6 +182,59 @@ Theorem borders_are_limits_of_attention_reflection :
   statements.borders_are_limits_of_attention_reflection.
 Proof. by red=> R e n r f expo; apply: no_reflection. Qed.
 
+Theorem borders_are_limits_of_attention_sink_leak : statements.borders_are_limits_of_attention_sink_leak.
+Proof. by red=> R d alpha c K pos t d0 alpha0 posI; apply: sink_leak_lt. Qed.
+
+Theorem borders_are_limits_of_attention_sink_leak_supremum :
+  statements.borders_are_limits_of_attention_sink_leak_supremum.
+Proof. by red=> R d alpha c t eps alpha0 eps0; apply: sink_leak_supremum. Qed.
+
+Theorem borders_are_limits_of_attention_sink_leak_off_grid :
+  statements.borders_are_limits_of_attention_sink_leak_off_grid.
+Proof.
+red=> R d alpha c K pos t i alpha0 posI off; cbv zeta.
+by case: off => off; [apply: (@sink_off_lt _ _ _ alpha0 c _ _ _ i true) |
+  apply: (@sink_off_lt _ _ _ alpha0 c _ _ _ i false)].
+Qed.
+
+Theorem borders_are_limits_of_attention_sink_leak_half :
+  statements.borders_are_limits_of_attention_sink_leak_half.
+Proof. by red=> R e d alpha N expo alpha0 d0; cbv zeta; apply: half_depth. Qed.
+
+Theorem borders_are_limits_of_attention_sink_leak_spaced :
+  statements.borders_are_limits_of_attention_sink_leak_spaced.
+Proof.
+red=> R e d alpha c K pos index origin s t N expo indexI lattice near.
+exact: (on_grid_leak expo c (spaced_sum expo alpha indexI lattice near)).
+Qed.
+
+Theorem borders_are_limits_of_attention_sink_leak_between :
+  statements.borders_are_limits_of_attention_sink_leak_between.
+Proof.
+red=> R e d alpha c K pos t i N expo alpha0 posI near off apart; cbv zeta.
+exact: (off_grid_leak expo c (between_sum expo alpha0 posI near off apart)).
+Qed.
+
+Theorem borders_are_limits_of_attention_precision_any :
+  statements.borders_are_limits_of_attention_precision_any.
+Proof. by red=> R e alpha a b c expo; apply: precision_tie_any. Qed.
+
+Theorem borders_are_limits_of_attention_circular : statements.borders_are_limits_of_attention_circular.
+Proof.
+red=> R e G T class f K pos t c expo ct.
+have at_c : f (class (pos c - t)) = f 0 by rewrite raddfB ct subrr.
+have [one two] := softmax_limit expo (fun k => f (class (pos k - t))) c.
+by split=> [/one gap k kc | gap]; [rewrite -at_c gap | apply: two => k kc; rewrite at_c gap].
+Qed.
+
+Theorem borders_are_limits_of_attention_circular_leak :
+  statements.borders_are_limits_of_attention_circular_leak.
+Proof. by red=> R e alpha d n f t c expo; apply: circle_leak. Qed.
+
+Theorem borders_are_limits_of_attention_circular_cosine :
+  statements.borders_are_limits_of_attention_circular_cosine.
+Proof. by red=> R alpha d N n t c d0 alpha0 N2 nN cE; cbv zeta; apply: cosine_leak nN cE. Qed.
+
 Theorem positional_heads_are_convolutions : statements.positional_heads_are_convolutions.
 Proof.
 red=> R e G K pos Din N offset g X q posI offsetI covered conv_g.
@@ -210,6 +263,41 @@ Theorem hyperparameters_are_lattices_and_offsets_adjoint :
   statements.hyperparameters_are_lattices_and_offsets_adjoint.
 Proof. by red=> R G K Q key query Din Dout N offset W X Y keyI queryI; apply: adjoint. Qed.
 
+Theorem hyperparameters_are_lattices_and_offsets_same :
+  statements.hyperparameters_are_lattices_and_offsets_same.
+Proof. exact: same_outputs. Qed.
+
+Theorem hyperparameters_are_lattices_and_offsets_groups :
+  statements.hyperparameters_are_lattices_and_offsets_groups.
+Proof. by red=> R G g Din Dout N offset W b X q a diagonal; apply: group_convolution. Qed.
+
+Theorem hyperparameters_are_lattices_and_offsets_reached :
+  statements.hyperparameters_are_lattices_and_offsets_reached.
+Proof. exact: unreached. Qed.
+
+Theorem hyperparameters_are_lattices_and_offsets_output_size :
+  statements.hyperparameters_are_lattices_and_offsets_output_size.
+Proof. exact: outputs_inverse. Qed.
+
+Theorem hyperparameters_are_lattices_and_offsets_pooling :
+  statements.hyperparameters_are_lattices_and_offsets_pooling.
+Proof.
+red=> R e G K pos D window c X expo [t wt]; rewrite scaler_sumr [RHS]big_mkcond.
+apply: eq_bigr => k _; rewrite (window_weight expo c wt).
+by case: ifP => _; rewrite ?mul1r // mul0r scale0r.
+Qed.
+
+Theorem hyperparameters_are_lattices_and_offsets_window :
+  statements.hyperparameters_are_lattices_and_offsets_window.
+Proof.
+red=> d axis window k; have := window_share [realFieldType of rat] window k.
+by rewrite -natr_prod => /eqP; rewrite eqr_nat => /eqP.
+Qed.
+
+Theorem hyperparameters_are_lattices_and_offsets_ceil_mode :
+  statements.hyperparameters_are_lattices_and_offsets_ceil_mode.
+Proof. exact: ceil_outputs. Qed.
+
 Theorem ties_cannot_express_convolution_invariance :
   statements.ties_cannot_express_convolution_invariance.
 Proof. by red=> R K C S T D kind normalise s v pi X; apply: tied_head. Qed.
@@ -228,21 +316,42 @@ rewrite weights !mxE mulr_suml; apply: eq_bigr => j _.
 by rewrite mxE mulrAC.
 Qed.
 
+Theorem normalisers_are_one_hot_from_their_gap : statements.normalisers_are_one_hot_from_their_gap.
+Proof.
+red=> R e p K z t a tau H expo pw; split; first exact: entmax_one_hot.
+split; first exact: relu_one_hot.
+split; first exact: top1_one_hot.
+split; first exact: softmax_never.
+split; first exact: softmax_limit.
+by split; [apply: sigmoid_bounds | apply: sigmoid_one_hot].
+Qed.
+
 Theorem normalisers_are_one_hot_from_their_gap_sparsemax :
   statements.normalisers_are_one_hot_from_their_gap_sparsemax.
-Proof. by red=> R K z t tau; apply: sparsemax_one_hot. Qed.
+Proof. by red=> R K z t tau; apply: (@cut_one_hot R id). Qed.
 
-Theorem normalisers_are_one_hot_from_their_gap_relu :
-  statements.normalisers_are_one_hot_from_their_gap_relu.
-Proof. by red=> R K z t H; apply: relu_one_hot. Qed.
+Theorem normalisers_are_one_hot_from_their_gap_threshold :
+  statements.normalisers_are_one_hot_from_their_gap_threshold.
+Proof. by red=> R p K z a tau tau' pw; apply: threshold_unique. Qed.
 
-Theorem normalisers_are_one_hot_from_their_gap_softmax :
-  statements.normalisers_are_one_hot_from_their_gap_softmax.
-Proof. by red=> R e K z k expo; apply: softmax_never. Qed.
+Theorem normalisers_are_one_hot_from_their_gap_power :
+  statements.normalisers_are_one_hot_from_their_gap_power.
+Proof. exact: real_power. Qed.
+
+Theorem normalisers_are_one_hot_from_their_gap_ties :
+  statements.normalisers_are_one_hot_from_their_gap_ties.
+Proof. exact: tied_weights. Qed.
+
+Theorem normalisers_are_one_hot_from_their_gap_height :
+  statements.normalisers_are_one_hot_from_their_gap_height.
+Proof.
+red=> R e alpha H expo worst; have [le iff] := sigmoid_height expo alpha H.
+by split=> //; split=> //; apply: sigmoid_le_exp.
+Qed.
 
 From Coq Require Import Reals ZArith.
 From Flocq Require Import Core BinarySingleNaN.
-From Formal Require Import setting_floats setting_ieee floats nonfinite.
+From Formal Require Import setting_floats setting_ieee floats rounding nonfinite.
 Open Scope R_scope.
 
 Theorem saturated_softmax_is_one_hot : statements.saturated_softmax_is_one_hot.
@@ -279,6 +388,27 @@ Proof. exact rounded_scores. Qed.
 
 Theorem layer_error_is_certified_sums : statements.layer_error_is_certified_sums.
 Proof. red; intros; apply sum_error; trivial. Qed.
+
+Theorem layer_error_is_certified_products : statements.layer_error_is_certified_products.
+Proof. red; intros; apply products_error; trivial. Qed.
+
+Theorem layer_error_is_certified_exponential : statements.layer_error_is_certified_exponential.
+Proof. red; intros; apply exponential_error_of with (y := y); trivial. Qed.
+
+Theorem layer_error_is_certified_softmax : statements.layer_error_is_certified_softmax.
+Proof.
+red; intros F H flush reciprocal ex order s E top tau nu T u z A beta rho mu.
+intros; apply (softmax_error F H flush reciprocal) with (z := z); trivial.
+Qed.
+
+Theorem layer_error_is_certified_head : statements.layer_error_is_certified_head.
+Proof. red; intros; apply head_error; trivial. Qed.
+
+Theorem layer_error_is_certified_nearly_one_hot : statements.layer_error_is_certified_nearly_one_hot.
+Proof.
+red; intros F H reciprocal ex order s E X t top lambda largest z off weight.
+intros; apply (near_one_head F H reciprocal) with (z := z) (t := t); trivial.
+Qed.
 
 Theorem dense_attention_spreads_non_finite_pixels :
   statements.dense_attention_spreads_non_finite_pixels.

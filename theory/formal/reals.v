@@ -1,15 +1,23 @@
 (** * The real numbers: the exponential, the strict leak and its supremum, the sharpness as a
     logarithm (T2, T3) *)
 From mathcomp Require Import all_ssreflect all_algebra boolp classical_sets reals sequences exp ring.
-From Formal Require Import names setting setting_reals exponential leak theorem1 borders.
+From Formal Require Import names setting setting_reals exponential leak theorem1 borders sinks.
 Set Implicit Arguments. Unset Strict Implicit. Unset Printing Implicit Defensive.
 Import Order.TTheory GRing.Theory Num.Theory.
 Local Open Scope ring_scope.
 Local Open Scope classical_set_scope.
 
-(** The hypothesis of the other files can be met. *)
+(** The hypotheses of the other files can be met. *)
 Lemma expR_exponential (R : realType) : exponential (@expR R).
 Proof. by split=> [x y | x x0]; [exact: expRD | exact: expR_ge1Dx]. Qed.
+
+Lemma real_power (R : realType) (r : R) : 0 < r ->
+  power (fun x => if 0 < x then expR (r * ln x) else 0).
+Proof.
+move=> r0; split=> [||x y x0 xy]; rewrite ?ltxx ?ltr01 ?ln1 ?mulr0 ?expR0 //.
+rewrite (le_lt_trans x0 xy); case: ifP => [x1|_]; last exact: expR_gt0.
+by rewrite ltr_expR ltr_pM2l // ltr_ln ?posrE // (lt_trans x1).
+Qed.
 
 Section Theta.
 Variables (R : realType) (x : R) (x0 : 0 < x) (x1 : x < 1).
@@ -78,6 +86,21 @@ apply: lerD.
 by apply: le_trans baV; apply: ler_piMl => //; apply: exprn_ile1.
 Qed.
 
+(** And with the same z >= 0 added to both. *)
+Lemma sum_inverse_powers (R : realFieldType) (a b z : R) d : 1 <= b -> b <= a -> 0 <= z ->
+  (b ^+ d + z)^-1 - (a ^+ d + z)^-1 <= d%:R * (a - b).
+Proof.
+move=> b1 ba z0; apply: le_trans (inverse_powers d b1 ba).
+have b0 : 0 < b ^+ d by rewrite exprn_gt0 // (lt_le_trans ltr01).
+have ab : b ^+ d <= a ^+ d by rewrite ler_expn2r ?nnegrE ?(le_trans ler01) // (le_trans b1).
+have a0 := lt_le_trans b0 ab; move: (b ^+ d) (a ^+ d) b0 a0 ab => p q p0 q0 pq.
+have pz : 0 < p + z by rewrite ltr_wpDr. have qz : 0 < q + z by rewrite ltr_wpDr.
+have -> : (p + z)^-1 - (q + z)^-1 = (q - p) / ((p + z) * (q + z)) by field; rewrite !gt_eqF.
+have -> : p^-1 - q^-1 = (q - p) / (p * q) by field; rewrite !gt_eqF.
+apply: ler_wpM2l; first by rewrite subr_ge0.
+by rewrite lef_pV2 ?posrE ?mulr_gt0 // ler_pM ?lerDl // ltW.
+Qed.
+
 (** Strictly between theta_N^-d and theta^-d, for the d >= 1 axes of a grid. *)
 Lemma series_power_lt (R : realType) (x : R) d N : 0 < x -> x < 1 -> (0 < d)%N ->
   1 - (theta x N ^+ d)^-1 < 1 - (theta_series x ^+ d)^-1.
@@ -131,6 +154,89 @@ have gap : (b ^+ d)^-1 - (a ^+ d)^-1 < eps.
   by rewrite mulrC -ltr_pdivlMr ?ltr0n // ltrBlDl -ltrBlDr.
 by rewrite ltrBlDr -addrA ltrD2l -ltrBlDl opprK addrC.
 Qed.
+
+(** With a sink. *)
+Section Sink.
+Variable c : R.
+Let z := expR (- (c * alpha)).
+Let z0 : 0 < z := expR_gt0 _.
+Let V : R := (theta_series x - 1) / 2%:R * theta_series x ^+ d.-1.
+
+Lemma theta_power_lt N m : (0 < m)%N -> theta x N ^+ m < theta_series x ^+ m.
+Proof.
+move=> m0; have t0 := theta_gt0 (ltW x0) N; have lt := theta_lt_series x0 x1 N.
+by rewrite ltr_pXn2r ?nnegrE ?(ltW t0) // ltW // (lt_trans t0).
+Qed.
+
+Lemma sink_leak_lt (K : finType) (pos : K -> position d) t : (0 < d)%N -> injective pos ->
+  1 - softmax_with_sink expR (- (c * alpha)) (fun k => - (alpha * (sqnorm (pos k - pos t))%:R)) t
+  < 1 - (theta_series x ^+ d + z)^-1.
+Proof.
+move=> d0 posI; have [N near] := reach pos t.
+apply: le_lt_trans (on_grid_leak (expR_exponential R) c
+  (on_grid_sum (expR_exponential R) alpha posI near)) _.
+have t0 : 0 < theta x N ^+ d + z by rewrite addr_gt0 // exprn_gt0 // theta_gt0 // ltW.
+have lt : theta x N ^+ d + z < theta_series x ^+ d + z by rewrite ltrD2r theta_power_lt.
+by rewrite ltrD2l ltrN2 ltf_pV2 ?posrE // (lt_trans t0).
+Qed.
+
+Lemma sink_leak_supremum (t : position d) eps : 0 < eps ->
+  exists (K : finType) (pos : K -> position d) (k : K), [/\ injective pos, pos k = t
+    & 1 - (theta_series x ^+ d + z)^-1 - eps
+      < 1 - softmax_with_sink expR (- (c * alpha))
+              (fun j => - (alpha * (sqnorm (pos j - pos k))%:R)) k].
+Proof.
+move=> eps0; have [|N nearby] := @theta_near _ x x0 x1 (eps / d.+1%:R).
+  by rewrite divr_gt0 // ltr0n.
+have [k kE _] := cube_leak (expR_exponential R) N alpha t 0; rewrite addr0 in kE.
+exists _, (cube t), k; split=> //; first exact: cube_inj.
+have -> : softmax_with_sink expR (- (c * alpha))
+    (fun j => - (alpha * (sqnorm (cube t j - cube t k))%:R)) k = (theta x N ^+ d + z)^-1.
+  rewrite /softmax_with_sink subrr sqnorm0 mulr0 oppr0 expR0 mul1r kE; congr (_ + _)^-1.
+  exact: (cube_sum (expR_exponential R) alpha N t).
+set a := theta_series x in nearby *; set b := theta x N in nearby *.
+have ba : b <= a by apply: theta_le_series.
+have b1 : 1 <= b := theta_ge1 (ltW x0) N.
+have gap : (b ^+ d + z)^-1 - (a ^+ d + z)^-1 < eps.
+  apply: le_lt_trans (sum_inverse_powers d b1 ba (ltW z0)) _.
+  apply: (@le_lt_trans _ _ (d.+1%:R * (a - b))); first by rewrite ler_wpM2r ?subr_ge0 ?ler_nat.
+  by rewrite mulrC -ltr_pdivlMr ?ltr0n // ltrBlDl -ltrBlDr.
+by rewrite ltrBlDr -addrA ltrD2l -ltrBlDl opprK addrC.
+Qed.
+
+Lemma sink_off_lt (K : finType) (pos : K -> position d) (t : position d) (i : 'I_d) (right : bool) :
+  injective pos -> (forall k, side right ((pos k - t) 0 i)) ->
+  1 - z / (\sum_k expR (- (alpha * (sqnorm (pos k - t))%:R)) + z)
+  < expR (c * alpha) * V / (1 + expR (c * alpha) * V).
+Proof.
+move=> posI off.
+pose N := (\max_k \max_i `|(pos k - t)%R 0%R i|)%N.
+have near : within pos t N.
+  move=> k j; apply: leq_trans (leq_bigmax k).
+  exact: (leq_bigmax (F := fun i => `|(pos k - t)%R 0%R i|%N) j).
+have d0 : (0 < d)%N by apply: leq_ltn_trans (ltn_ord i).
+have half : \sum_(j < N + N.+1) (side right (j%:Z - N%:Z))%:R * x ^+ (`|j%:Z - N%:Z| ^ 2)
+    <= (theta x N - 1) / 2%:R by rewrite half_axis lexx.
+apply: le_lt_trans (off_grid_leak (expR_exponential R) c
+  (off_grid_sum (expR_exponential R) posI off near half)) _.
+have y0 := expR_gt0 (c * alpha); move: (expR _) y0 => y y0.
+have lt : (theta x N - 1) / 2%:R * theta x N ^+ d.-1 < V.
+  have t1 := theta_ge1 (ltW x0) N; have ts := theta_lt_series x0 x1 N.
+  apply: (@lt_le_trans _ _ ((theta_series x - 1) / 2%:R * theta x N ^+ d.-1)).
+    by rewrite ltr_pM2r ?exprn_gt0 ?theta_gt0 ?(ltW x0) // ltr_pM2r ?invr_gt0 ?ltr0n // ltrD2r.
+  apply: ler_wpM2l; first by rewrite divr_ge0 ?ler0n // subr_ge0 ltW // (le_lt_trans t1).
+  by rewrite ler_expn2r ?nnegrE ?(le_trans ler01) // ltW // (le_lt_trans t1).
+have V0 : 0 <= (theta x N - 1) / 2%:R * theta x N ^+ d.-1.
+  by rewrite mulr_ge0 ?divr_ge0 ?ler0n ?subr_ge0 ?theta_ge1 ?exprn_ge0 ?(ltW x0) // ltW // theta_gt0 // ltW.
+move: (_ * _) lt V0 => W lt W0.
+have share (u : R) : 0 <= u -> u / (1 + u) = 1 - (1 + u)^-1.
+  by move=> u0; field; rewrite gt_eqF // ltr_wpDr ?ltr01.
+have yV : y * W < y * V by rewrite ltr_pM2l.
+have yW : 0 <= y * W by rewrite mulr_ge0 // ltW.
+rewrite !share //; last exact: le_trans (ltW yV).
+rewrite ltrD2l ltrN2 ltf_pV2 ?posrE ?ltrD2l // ltr_wpDr ?ltr01 //; exact: le_trans (ltW yV).
+Qed.
+End Sink.
 End Leak.
 
 Lemma kernel_of_head (R : realType) (G : finType) (kappa : G -> R) :

@@ -56,6 +56,12 @@ Definition on (p : G) : bool := [exists k, pos k == p].
 Definition on_keys (D : nat) (X : image R G D) : image R G D := fun p => if on p then X p else 0.
 End Attention.
 
+(** With g groups, channels are numbered group after group, as [mxvec] does, and [row a (vec_mx x)] are
+    those of group a. The block of a matrix that group a meets. *)
+Definition diagonal_block (R : ringType) (g Din Dout : nat) (W : 'M[R]_(g * Din, g * Dout))
+    (a : 'I_g) : 'M[R]_(Din, Dout) :=
+  \matrix_(c, m) W (mxvec_index a c) (mxvec_index a m).
+
 (** Row t of a soft padding is what attention sees at position t. A normaliser is any function from
     rows of scores, numbers or not, to rows of weights. (A sink is in it: its value is zero and its
     score constant, so that it only changes the function of the row.) *)
@@ -80,10 +86,30 @@ Definition exponential (R : realFieldType) (e : R -> R) : Prop :=
 Definition softmax (R : realFieldType) (e : R -> R) (K : finType) (s : K -> R) (k : K) : R :=
   e (s k) / \sum_j e (s j).
 
+(** Softmax where some scores are minus infinity, whose exponential is 0. *)
+Definition masked_softmax (R : realFieldType) (e : R -> R) (K : finType) (s : K -> option R)
+    (k : K) : R :=
+  let ex z := if z is Some x then e x else 0 in ex (s k) / \sum_j ex (s j).
+
 (** Softmax with a sink, one more key of score c and value zero. *)
 Definition softmax_with_sink (R : realFieldType) (e : R -> R) (K : finType) (c : R)
     (s : K -> R) (k : K) : R :=
   e (s k) / (\sum_j e (s j) + e c).
+
+(** Other normalisers. Of the power x^(1/(a - 1)) of entmax of order a no more is used than this; the
+    weights are those of the threshold tau at which they sum to 1. *)
+Definition power (R : realFieldType) (p : R -> R) : Prop :=
+  [/\ p 0 = 0, p 1 = 1 & forall x y, 0 <= x -> x < y -> p x < p y].
+Definition entmax (R : realFieldType) (p : R -> R) (a tau z : R) : R :=
+  p (Num.max 0 ((a - 1) * z - tau)).
+Definition relu (R : realFieldType) (H z : R) : R := Num.max 0 (1 + z / H).
+Definition sigmoid (R : realFieldType) (e : R -> R) (x : R) : R := 1 / (1 + e (- x)).
+
+(** The hard maximum: 1 over the number of keys of the highest score. *)
+Definition highest (R : realFieldType) (K : finType) (z : K -> R) (k : K) : bool :=
+  [forall j, z j <= z k].
+Definition top1 (R : realFieldType) (K : finType) (z : K -> R) (k : K) : R :=
+  (highest z k)%:R / #|highest z|%:R.
 
 (** The parameters of arXiv:1911.03584: D_k, D_p and D_h are the dimensions of a head's keys, of the
     encoding and of a head. *)
@@ -109,6 +135,9 @@ Definition score (X : image R G Din) (h : 'I_Nh) (q k : G) : R :=
 Definition self_attention (K : finType) (pos : K -> G) (X : image R G Din) (q : G) : 'rV[R]_Dout :=
   multihead pos (fun h => softmax e (fun k => score X h q (pos k))) (Wval L) (Wout L) (bout L) X.
 End Layer.
+
+(** The sum of x^(n^2) over the odd numbers n = 1, 3, ..., 2N - 1. *)
+Definition odd_theta (R : realFieldType) (x : R) (N : nat) : R := \sum_(m < N) x ^+ (m.*2.+1 ^ 2).
 
 (** f, which is nowhere negative, tends to 0 as the sharpness alpha grows. *)
 Definition vanishing (R : realFieldType) (f : R -> R) : Prop :=
@@ -155,6 +184,10 @@ End Quadratic.
 (** The point of the box from [lower] to [upper] that is nearest to t, axis by axis. *)
 Definition clamp (d : nat) (lower upper t : position d) : position d :=
   \row_i Num.min (Num.max (t 0 i) (lower 0 i)) (upper 0 i).
+
+(** The point of index p on a lattice with an origin and a spacing for each axis. *)
+Definition lattice_point (d : nat) (origin : position d) (spacing : 'I_d -> nat) (p : position d) :
+    position d := \row_i (origin 0 i + (spacing i)%:Z * p 0 i).
 
 (** The cells of a cube of side m, as positions with coordinates 0, ..., m - 1. *)
 Definition cell (d m : nat) (k : {ffun 'I_d -> 'I_m}) : position d := \row_i (k i)%:Z.

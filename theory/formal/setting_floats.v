@@ -94,3 +94,22 @@ Definition one_hot_after_cast (F : precision) (gap : R) (keys : Z) : Prop :=
   gap <= alpha -> admissible binary32 ex -> separated binary32 flush alpha t s -> largest s top ->
   count (Nat.eqb t) order = 1%nat -> (Z.of_nat (leaves order) <= keys)%Z ->
   forall k, fl F flush (computed_softmax binary32 flush reciprocal ex order s top k) = one_hot t k.
+
+(** What rounding adds to n factors. *)
+Definition growth (u : R) (n : nat) : R := (1 + u) ^ n - 1.
+
+(** What underflow takes at most, twice: the smallest number, or, where subnormal results are flushed,
+    twice the smallest normal one. *)
+Definition underflow (F : precision) (flush : bool) : R :=
+  if flush then 2 * smallest_normal F else smallest F.
+
+(** A number cast to another format, or left as it is; what a cast may change, relatively, and what
+    it loses to underflow. *)
+Definition cast (H : option precision) (flush : bool) (x : R) : R :=
+  match H with Some H => fl H flush x | None => x end.
+Definition cast_roundoff (H : option precision) : R :=
+  match H with Some H => unit_roundoff H | None => 0 end.
+Definition cast_underflow (H : option precision) (flush : bool) : R :=
+  match H with Some H => underflow H flush | None => 0 end.
+Definition castable (H : option precision) : Prop :=
+  match H with Some H => (1 < prec H)%Z | None => True end.

@@ -3,7 +3,7 @@
     Each is named by the slug of its theorem, with a suffix where a theorem has several parts, and
     opens with the sentence of the theorem's page. [proofs.v] proves every one of them under the same
     name. *)
-From mathcomp Require Import all_ssreflect all_algebra reals sequences exp.
+From mathcomp Require Import all_ssreflect all_algebra reals sequences exp trigo.
 From Formal Require Import setting setting_reals.
 Set Implicit Arguments. Unset Strict Implicit. Unset Printing Implicit Defensive.
 Import Order.TTheory GRing.Theory Num.Theory.
@@ -269,6 +269,67 @@ Definition borders_are_limits_of_attention_sink_off_grid : Prop :=
   vanishing (fun alpha => 1 - e (- (c * alpha))
     / (\sum_k e (- (alpha * (sqnorm (pos k - t))%:R)) + e (- (c * alpha)))) <-> c < mu%:R.
 
+(** What the sink loses on the grid, at any depth c: the pixel lacks less than
+    1 - 1/(theta^d + x^c), whatever the distinct integer points at which the keys are. *)
+Definition borders_are_limits_of_attention_sink_leak : Prop :=
+  forall (R : realType) (d : nat) (alpha c : R) (K : finType) (pos : K -> position d) (t : K),
+  (0 < d)%N -> 0 < alpha -> injective pos ->
+  1 - softmax_with_sink expR (- (c * alpha)) (fun k => - (alpha * (sqnorm (pos k - pos t))%:R)) t
+  < 1 - (theta_series (expR (- alpha)) ^+ d + expR (- (c * alpha)))^-1.
+
+(** This is a supremum, at every target. *)
+Definition borders_are_limits_of_attention_sink_leak_supremum : Prop :=
+  forall (R : realType) (d : nat) (alpha c : R) (t : position d) (eps : R),
+  0 < alpha -> 0 < eps ->
+  exists (K : finType) (pos : K -> position d) (k : K), [/\ injective pos, pos k = t
+    & 1 - (theta_series (expR (- alpha)) ^+ d + expR (- (c * alpha)))^-1 - eps
+      < 1 - softmax_with_sink expR (- (c * alpha))
+              (fun j => - (alpha * (sqnorm (pos j - pos k))%:R)) k].
+
+(** Off the grid, at spacing 1: if on some axis all keys are on one side of the target, the sink lacks
+    less than R / (1 + R), with R = x^-c (theta - 1)/2 theta^(d - 1). *)
+Definition borders_are_limits_of_attention_sink_leak_off_grid : Prop :=
+  forall (R : realType) (d : nat) (alpha c : R) (K : finType) (pos : K -> position d)
+    (t : position d) (i : 'I_d),
+  0 < alpha -> injective pos ->
+  (forall k, 0 < (pos k - t) 0 i) \/ (forall k, (pos k - t) 0 i < 0) ->
+  let theta := theta_series (expR (- alpha)) in
+  let mass := expR (c * alpha) * ((theta - 1) / 2%:R * theta ^+ d.-1) in
+  1 - expR (- (c * alpha))
+    / (\sum_k expR (- (alpha * (sqnorm (pos k - t))%:R)) + expR (- (c * alpha)))
+  < mass / (1 + mass).
+
+(** At depth one half one formula bounds the second by the first, so that at spacing 1 no target loses
+    more than 1 - 1/(theta^d + e^(-alpha/2)). *)
+Definition borders_are_limits_of_attention_sink_leak_half : Prop :=
+  forall (R : realFieldType) (e : R -> R) (d : nat) (alpha : R) (N : nat),
+  exponential e -> 0 < alpha -> (0 < d)%N ->
+  let t := theta (e (- alpha)) N in
+  let mass := e (alpha / 2%:R) * ((t - 1) / 2%:R * t ^+ d.-1) in
+  mass / (1 + mass) <= 1 - (t ^+ d + e (- (alpha / 2%:R)))^-1.
+
+(** Other spacings, on the grid: theta(x^(s_i^2)) for an axis of spacing s_i. *)
+Definition borders_are_limits_of_attention_sink_leak_spaced : Prop :=
+  forall (R : realFieldType) (e : R -> R) (d : nat) (alpha c : R) (K : finType)
+    (pos index : K -> position d) (origin : position d) (s : 'I_d -> nat) (t : K) (N : nat),
+  exponential e -> injective index ->
+  (forall k, pos k = lattice_point origin s (index k)) -> within index (index t) N ->
+  1 - softmax_with_sink e (- (c * alpha)) (fun k => - (alpha * (sqnorm (pos k - pos t))%:R)) t
+  <= 1 - (\prod_i theta (e (- alpha) ^+ (s i ^ 2)) N + e (- (c * alpha)))^-1.
+
+(** Other spacings, off the grid: if on some axis no key has the target's coordinate, and no two
+    coordinates of keys are next to each other, R = x^-c 2 (x + x^9 + x^25 + ...) theta^(d - 1). *)
+Definition borders_are_limits_of_attention_sink_leak_between : Prop :=
+  forall (R : realFieldType) (e : R -> R) (d : nat) (alpha c : R) (K : finType)
+    (pos : K -> position d) (t : position d) (i : 'I_d) (N : nat),
+  exponential e -> 0 < alpha -> injective pos -> within pos t N.*2 ->
+  (forall k, pos k 0 i != t 0 i) -> (forall k k', pos k 0 i != pos k' 0 i + 1) ->
+  let x := e (- alpha) in
+  let mass := e (c * alpha) * (2%:R * odd_theta x N * theta x N.*2 ^+ d.-1) in
+  1 - e (- (c * alpha))
+    / (\sum_k e (- (alpha * (sqnorm (pos k - t))%:R)) + e (- (c * alpha)))
+  <= mass / (1 + mass).
+
 (** Without a sink and without padded keys, in any ring and whatever the weights, as long as each row
     sums to one: a layer that pads with zeros at two queries, of which the first sees its whole
     window, does so only for kernels whose taps off the image at the second sum to zero, seen from
@@ -293,6 +354,50 @@ Definition borders_are_limits_of_attention_precision : Prop :=
   let s (k : 'I_5 * 'I_5) := - (alpha * form (k.1%:Z + 1) (k.2%:Z - 2)) in
   softmax e s (inord 0, inord 2) <= 2%:R^-1.
 
+(** No other mixed term escapes: with the form a y^2 + 2b yz + c z^2, b not 0, on an image of 1 x 2
+    pixels there is a target (-j, m) whose clamp (0, m) has at most half of the attention at every
+    sharpness alpha >= 0. *)
+Definition borders_are_limits_of_attention_precision_any : Prop :=
+  forall (R : archiFieldType) (e : R -> R) (alpha a b c : R),
+  exponential e -> 0 <= alpha -> b != 0 ->
+  exists (j : nat) (m : 'I_2),
+  let form (y z : R) := a * y ^+ 2 + 2%:R * b * y * z + c * z ^+ 2 in
+  softmax e (fun k : 'I_2 => - (alpha * form j%:R (k%:R - m%:R))) m <= 2%:R^-1.
+
+(** Circular, for any encoding: if scores are those of the displacement's class on a torus T, and one
+    key c is of the target's class, then it has all the attention in the limit if and only if every
+    other class that a key has scores less than that of 0. *)
+Definition borders_are_limits_of_attention_circular : Prop :=
+  forall (R : realFieldType) (e : R -> R) (G T : zmodType) (class : {additive G -> T}) (f : T -> R)
+    (K : finType) (pos : K -> G) (t : G) (c : K),
+  exponential e -> class (pos c) = class t ->
+  vanishing (fun alpha => 1 - softmax e (fun k => alpha * f (class (pos k - t))) c)
+  <-> (forall k, k != c -> f (class (pos k - t)) < f 0).
+
+(** How much is left to others: on a box of n_1 x ... x n_d pixels, with scores that are sums over axes,
+    have the period n_i on axis i and lose at least alpha with every step either way round. The pixel
+    t mod n lacks less than 1 - ((1 - x)/(1 + x))^d, wherever the target is. *)
+Definition borders_are_limits_of_attention_circular_leak : Prop :=
+  forall (R : realFieldType) (e : R -> R) (alpha : R) (d : nat) (n : 'I_d -> nat)
+    (f : 'I_d -> int -> R) (t : position d) (c : {dffun forall i, 'I_(n i)}),
+  exponential e -> (0 < d)%N -> 0 < alpha -> (forall i z, f i (z + (n i)%:Z) = f i z) ->
+  (forall i (m : nat), (m < n i)%N -> alpha * (minn m (n i - m))%:R <= f i 0 - f i m%:Z) ->
+  (forall i, (c i)%:Z = (t 0%R i %% (n i)%:Z)%Z) ->
+  1 - softmax e (fun k : {dffun forall i, 'I_(n i)} => \sum_i f i ((k i)%:Z - t 0 i)) c
+  < 1 - ((1 - e (- alpha)) / (1 + e (- alpha))) ^+ d.
+
+(** The cosines are such scores: with the scale alpha / (1 - cos(2 pi / N)), N >= 2 at least the
+    longest axis. *)
+Definition borders_are_limits_of_attention_circular_cosine : Prop :=
+  forall (R : realType) (alpha : R) (d N : nat) (n : 'I_d -> nat) (t : position d)
+    (c : {dffun forall i, 'I_(n i)}),
+  (0 < d)%N -> 0 < alpha -> (2 <= N)%N -> (forall i, n i <= N)%N ->
+  (forall i, (c i)%:Z = (t 0%R i %% (n i)%:Z)%Z) ->
+  let beta := alpha / (1 - cos (2%:R * pi / N%:R)) in
+  1 - softmax expR (fun k : {dffun forall i, 'I_(n i)} =>
+        \sum_i beta * cos (((k i)%:Z - t 0 i)%:~R * (2%:R * pi / (n i)%:R))) c
+  < 1 - ((1 - expR (- alpha)) / (1 + expR (- alpha))) ^+ d.
+
 (** Reflection by r pixels has no relative score f, on n + 1 pixels with 2 <= r <= n - 1: of the
     first two queries one gives the mirrored pixel, r or r - 1, at most half of its attention. *)
 Definition borders_are_limits_of_attention_reflection : Prop :=
@@ -309,6 +414,36 @@ Definition hyperparameters_are_lattices_and_offsets_outputs : Prop :=
   forall m k r s o : nat, (0 < k)%N -> (0 < s)%N -> (r * k.-1 < m)%N ->
   (forall j, (j < k)%N -> (o * s + j * r < m)%N) <-> (o < (m - r * k.-1 - 1) %/ s + 1)%N.
 
+(** Padding by name: "same" shares out the reach R of the kernel, the odd one at the end, and at
+    stride 1 there are as many outputs as pixels. *)
+Definition hyperparameters_are_lattices_and_offsets_same : Prop :=
+  forall n R : nat, (0 < n)%N -> ((n + R %/ 2 + (R - R %/ 2) - R - 1) %/ 1 + 1 = n)%N.
+
+(** Groups: if matrices are zero between channels of different groups, the channels of group a of a
+    convolution are the convolution of the image's channels of group a with the blocks. *)
+Definition hyperparameters_are_lattices_and_offsets_groups : Prop :=
+  forall (R : ringType) (G : zmodType) (g Din Dout N : nat) (offset : 'I_N -> G)
+    (W : 'I_N -> 'M[R]_(g * Din, g * Dout)) (b : 'rV[R]_(g * Dout)) (X : image R G (g * Din))
+    (q : G) (a : 'I_g),
+  (forall t a a' c m, a != a' -> W t (mxvec_index a c) (mxvec_index a' m) = 0) ->
+  row a (vec_mx (convolution offset W b X q))
+  = convolution offset (fun t => diagonal_block (W t) a) (row a (vec_mx b))
+      (fun p => row a (vec_mx (X p))) q.
+
+(** Where a transposed convolution writes: output o, from 0 and with p indices cut, is reached by a
+    pixel i and a tap j if o + p = i s + j r. It then lies on a canvas of (n - 1) s + R + 1 indices;
+    and of dilation 1, with k <= s, in the first k of every s. *)
+Definition hyperparameters_are_lattices_and_offsets_reached : Prop :=
+  forall n k s r p o i j : nat, (i < n)%N -> (j < k)%N -> (o + p = i * s + j * r)%N ->
+  (o + p < n.-1 * s + r * k.-1 + 1)%N /\ (r = 1 -> k <= s -> (o + p) %% s < k)%N.
+
+(** Why torch accepts s sizes of its output and no others: they are those from which the convolution
+    with the same options has just n outputs. *)
+Definition hyperparameters_are_lattices_and_offsets_output_size : Prop :=
+  forall L p R s n : nat, (0 < s)%N -> (R < L + 2 * p)%N -> (0 < n)%N ->
+  ((L + 2 * p - R - 1) %/ s + 1 = n)%N
+  <-> (exists2 e, e < s & L + 2 * p = n.-1 * s + R + 1 + e)%N.
+
 (** A transposed convolution, with keys and queries exchanged, offsets negated and matrices
     transposed, is the adjoint, for any finite sets of keys and queries and zeros beyond both. *)
 Definition hyperparameters_are_lattices_and_offsets_adjoint : Prop :=
@@ -319,6 +454,28 @@ Definition hyperparameters_are_lattices_and_offsets_adjoint : Prop :=
   \sum_i convolution offset W 0 (on_keys key X) (query i) *m (Y (query i))^T
   = \sum_k X (key k)
       *m (convolution (fun t => - offset t) (fun t => (W t)^T) 0 (on_keys query Y) (key k))^T.
+
+(** Average pooling is one head, uniform over a window of keys: softmax of one score on a set of keys
+    and minus infinity elsewhere. *)
+Definition hyperparameters_are_lattices_and_offsets_pooling : Prop :=
+  forall (R : realFieldType) (e : R -> R) (G : zmodType) (K : finType) (pos : K -> G) (D : nat)
+    (window : pred K) (c : R) (X : image R G D),
+  exponential e -> (exists k, window k) ->
+  attend pos (masked_softmax e (fun k => if window k then Some c else None)) X
+  = #|window|%:R^-1 *: \sum_(k | window k) X (pos k).
+
+(** A window of a box has as many keys as the product over its axes. *)
+Definition hyperparameters_are_lattices_and_offsets_window : Prop :=
+  forall (d : nat) (axis : 'I_d -> finType) (window : forall i, pred (axis i))
+    (k : {dffun forall i, axis i}),
+  #|[pred f : {dffun forall i, axis i} | [forall i, window i (f i)]]| = (\prod_i #|window i|)%N.
+
+(** How many windows with ceil_mode: window o is counted if the one before it leaves some of the
+    padded image, and if it begins in the image or before. *)
+Definition hyperparameters_are_lattices_and_offsets_ceil_mode : Prop :=
+  forall n p w s o : nat, (0 < n)%N -> (0 < s)%N -> (w <= n + 2 * p)%N ->
+  (o < minn ((n + 2 * p - w + s.-1) %/ s) ((n + p).-1 %/ s) + 1)%N
+  <-> (o = 0 \/ o.-1 * s + w < n + 2 * p)%N /\ (o * s < n + p)%N.
 
 (** ** T12 *)
 
@@ -380,21 +537,57 @@ Definition low_rank_attention_cannot_express_convolution_rank : Prop :=
 
 (** ** T16 *)
 
-(** Sparsemax is one-hot at t exactly from the gap 1 on. *)
+(** Entmax of order a is one-hot exactly from the gap 1/(a − 1) in score on, ReLU from its height on
+    and the hard maximum from every positive gap on, while softmax and sigmoid are so in the limit
+    only. Entmax at its threshold tau; ReLU and sigmoid on centred scores, the sigmoid's height half
+    the sharpness. *)
+Definition normalisers_are_one_hot_from_their_gap : Prop :=
+  forall (R : realFieldType) (e p : R -> R) (K : finType) (z : K -> R) (t : K) (a tau H : R),
+  exponential e -> power p ->
+  (1 < a -> \sum_k entmax p a tau (z k) = 1 ->
+     (forall k, entmax p a tau (z k) = (k == t)%:R)
+     <-> (forall k, k != t -> z k + (a - 1)^-1 <= z t)) /\
+  (0 < H -> z t = 0 ->
+     (forall k, relu H (z k) = (k == t)%:R) <-> (forall k, k != t -> z k <= - H)) /\
+  ((forall k, top1 z k = (k == t)%:R) <-> (forall k, k != t -> z k < z t)) /\
+  (forall k, softmax e z k != 0) /\
+  (vanishing (fun alpha => 1 - softmax e (fun k => alpha * z k) t)
+     <-> (forall k, k != t -> z k < z t)) /\
+  (forall x, 0 < sigmoid e x < 1) /\
+  (z t = 0 -> (forall k, k != t -> z k <= -1) ->
+     forall k, vanishing (fun alpha => `|sigmoid e (alpha * z k + alpha / 2%:R) - (k == t)%:R|)).
+
+(** Sparsemax is the order 2, with the gap 1. *)
 Definition normalisers_are_one_hot_from_their_gap_sparsemax : Prop :=
   forall (R : realFieldType) (K : finType) (z : K -> R) (t : K) (tau : R),
   \sum_k Num.max 0 (z k - tau) = 1 ->
   (forall k, Num.max 0 (z k - tau) = (k == t)%:R) <-> (forall k, k != t -> z k + 1 <= z t).
 
-(** ReLU of height H, on centred scores, exactly from the gap H on. *)
-Definition normalisers_are_one_hot_from_their_gap_relu : Prop :=
-  forall (R : realFieldType) (K : finType) (z : K -> R) (t : K) (H : R), 0 < H -> z t = 0 ->
-  (forall k, Num.max 0 (1 + z k / H) = (k == t)%:R) <-> (forall k, k != t -> z k <= - H).
+(** A row has one entmax: two thresholds at which it sums to 1 give the same weights. *)
+Definition normalisers_are_one_hot_from_their_gap_threshold : Prop :=
+  forall (R : realFieldType) (p : R -> R) (K : finType) (z : K -> R) (a tau tau' : R),
+  power p -> \sum_k entmax p a tau (z k) = 1 -> \sum_k entmax p a tau' (z k) = 1 ->
+  forall k, entmax p a tau (z k) = entmax p a tau' (z k).
 
-(** Softmax never, in an ordered field: no weight is zero. *)
-Definition normalisers_are_one_hot_from_their_gap_softmax : Prop :=
-  forall (R : realFieldType) (e : R -> R) (K : finType) (z : K -> R) (k : K),
-  exponential e -> softmax e z k != 0.
+(** The powers of the reals, of positive exponents r = 1/(a - 1), are such as entmax takes. *)
+Definition normalisers_are_one_hot_from_their_gap_power : Prop :=
+  forall (R : realType) (r : R), 0 < r -> power (fun x => if 0 < x then expR (r * ln x) else 0).
+
+(** Keys that tie share alike, whatever the normaliser, if it treats all keys alike. *)
+Definition normalisers_are_one_hot_from_their_gap_ties : Prop :=
+  forall (R : ringType) (K : finType) (S : Type) (normalise : {ffun K -> S} -> {ffun K -> R})
+    (z : {ffun K -> S}) (i j : K),
+  equivariant normalise -> z i = z j -> normalise z i = normalise z j.
+
+(** A sigmoid of height H and sharpness alpha lacks sigmoid(-H) at the target and has
+    sigmoid(H - alpha) at a nearest key. The larger is least at H = alpha / 2, and there alone; there
+    it is less than e^(-alpha / 2). *)
+Definition normalisers_are_one_hot_from_their_gap_height : Prop :=
+  forall (R : realFieldType) (e : R -> R) (alpha H : R), exponential e ->
+  let worst := Num.max (sigmoid e (- H)) (sigmoid e (H - alpha)) in
+  sigmoid e (- (alpha / 2%:R)) <= worst /\
+  (worst = sigmoid e (- (alpha / 2%:R)) <-> H = alpha / 2%:R) /\
+  sigmoid e (- (alpha / 2%:R)) < e (- (alpha / 2%:R)).
 
 (** ** T25 *)
 
@@ -503,6 +696,81 @@ Definition layer_error_is_certified_sums : Prop :=
   (1 < prec F)%Z -> (forall a, format F (z a)) ->
   Rabs (sum F false z order - total z order)
   <= ((1 + unit_roundoff F) ^ (leaves order - 1) - 1) * total (fun a => Rabs (z a)) order.
+
+(** A sum of products, in any order: relative to the sum of their sizes, and what underflow takes of
+    each. *)
+Definition layer_error_is_certified_products : Prop :=
+  forall (F : precision) (A : Type) (a b : A -> R) (order : tree A),
+  (1 < prec F)%Z ->
+  let gamma := growth (unit_roundoff F) (leaves order) in
+  Rabs (sum F false (fun k => fl F false (a k * b k)) order - total (fun k => a k * b k) order)
+  <= gamma * total (fun k => Rabs (a k * b k)) order
+     + (1 + gamma) / 2 * (INR (leaves order) * smallest F).
+
+(** Exponentials: of a score x <= 0 that is computed as y, within two roundings, and with an
+    exponential that is right up to 20 units in the last place and the smallest normal number. *)
+Definition layer_error_is_certified_exponential : Prop :=
+  forall (F : precision) (ex : R -> R) (x y : R),
+  F = binary32 \/ F = binary64 ->
+  let u := unit_roundoff F in
+  let nu := smallest_normal F in
+  let S := 1 - Rpower.ln nu in
+  x <= 0 -> Rabs (y - x) <= 2 * u * Rabs x -> 0 <= ex y ->
+  Rabs (ex y - Rtrigo_def.exp y) <= 40 * u * Rtrigo_def.exp y + nu ->
+  Rabs (ex y - Rtrigo_def.exp x)
+  <= (40 + 2 * S) * u * (1 + / 2 ^ 12) * Rtrigo_def.exp x + 2 * nu.
+
+(** One softmax with underflow, gradual or flushed, in any order, by division or by the reciprocal,
+    with or without a cast: if computed exponentials err by at most tau E + 2 nu, computed weights err
+    by at most mu A + 2 nu (1 + rho) + eta + eta_w. *)
+Definition layer_error_is_certified_softmax : Prop :=
+  forall (F : precision) (H : option precision) (flush reciprocal : bool) (ex : R -> R)
+    (order : tree nat) (s E : nat -> R) (top tau nu : R),
+  let T := INR (leaves order) in
+  let u := unit_roundoff F in
+  let z k := ex (fl F flush (s k - top)) in
+  let A k := E k / total E order in
+  let beta := tau + T * (2 * nu) + growth u (leaves order) in
+  let rho := ((2 * u + cast_roundoff H) * (1 + 2 * u) + beta) / (1 - beta) in
+  let mu := (1 + tau) * (1 + rho) - 1 in
+  (1 < prec F)%Z -> castable H -> 0 <= tau -> 0 <= nu -> beta < 1 ->
+  4 * T * smallest_normal F <= 1 ->
+  (forall k, 0 <= E k <= 1) -> 1 <= total E order ->
+  (forall k, stored F flush (z k) /\ 0 <= z k) ->
+  (forall k, Rabs (z k - E k) <= tau * E k + 2 * nu) ->
+  forall k, Rabs (cast H flush (computed_softmax F flush reciprocal ex order s top k) - A k)
+  <= mu * A k + (2 * nu * (1 + rho) + underflow F flush + cast_underflow H flush).
+
+(** What a head sees, relative to what it sees of the sizes: weights that err by at most mu A + z, and
+    any order of the sum. *)
+Definition layer_error_is_certified_head : Prop :=
+  forall (F : precision) (K : Type) (A w X : K -> R) (order : tree K) (mu z top : R),
+  (1 < prec F)%Z -> 0 <= mu -> 0 <= z -> (forall k, 0 <= A k) ->
+  (forall k, Rabs (w k - A k) <= mu * A k + z) -> (forall k, Rabs (X k) <= top) ->
+  let gamma := growth (unit_roundoff F) (leaves order) in
+  Rabs (sum F false (fun k => fl F false (w k * X k)) order - total (fun k => A k * X k) order)
+  <= ((1 + mu) * (1 + gamma) - 1) * total (fun k => A k * Rabs (X k)) order
+     + (1 + gamma) * (INR (leaves order) * z) * top
+     + (1 + gamma) / 2 * (INR (leaves order) * smallest F).
+
+(** What a head sees, relative to the off-limit mass: if the exponentials of all keys but the target
+    sum to at most lambda, the exact ones and the computed ones, a computed head differs from a real
+    one by at most 26 (1 + gamma) lambda times the largest pixel. *)
+Definition layer_error_is_certified_nearly_one_hot : Prop :=
+  forall (F : precision) (H : option precision) (reciprocal : bool) (ex : R -> R)
+    (order : tree nat) (s E X : nat -> R) (t : nat) (top lambda largest_pixel : R),
+  let z k := ex (fl F false (s k - top)) in
+  let off (f : nat -> R) k := if Nat.eqb t k then 0 else f k in
+  let weight k := cast H false (computed_softmax F false reciprocal ex order s top k) in
+  (1 < prec F)%Z -> (emin F + prec F <= 1)%Z -> castable H ->
+  match H with Some G => format G 1 | None => True end ->
+  count (Nat.eqb t) order = 1%nat -> z t = 1 -> E t = 1 ->
+  (forall k, format F (z k) /\ 0 <= z k) -> (forall k, 0 <= E k) ->
+  total (off z) order <= lambda -> total (off E) order <= lambda ->
+  (forall k, format F (X k)) -> (forall k, Rabs (X k) <= largest_pixel) ->
+  Rabs (sum F false (fun k => fl F false (weight k * X k)) order
+        - total (fun k => E k / total E order * X k) order)
+  <= 26 * (1 + growth (unit_roundoff F) (leaves order)) * lambda * largest_pixel.
 
 (** ** T9 *)
 

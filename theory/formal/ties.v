@@ -1,4 +1,4 @@
-(** * Ties and ranks (T15), normalisers (T16) *)
+(** * Ties and ranks (T15) *)
 From mathcomp Require Import all_ssreflect all_algebra ring.
 From Formal Require Import names setting exponential.
 Set Implicit Arguments. Unset Strict Implicit. Unset Printing Implicit Defensive.
@@ -111,44 +111,3 @@ apply: leq_sum => h _; apply: leq_trans (mxrank_scale _ _) _; rewrite factor.
 exact: leq_trans (mxrankM_maxl _ _) (rank_leq_col _).
 Qed.
 End Rank.
-
-(** ** Normalisers *)
-Section Normalisers.
-Variables (R : realFieldType) (K : finType) (z : K -> R) (t : K).
-
-Lemma sparsemax_one_hot (tau : R) : \sum_k Num.max 0 (z k - tau) = 1 ->
-  (forall k, Num.max 0 (z k - tau) = (k == t)%:R) <-> (forall k, k != t -> z k + 1 <= z t).
-Proof.
-move=> sum1; split=> [hot k kt | gap].
-  have top : z t - tau = 1.
-    have := hot t; rewrite eqxx; case: (leP 0 (z t - tau)) => // _ /eqP.
-    by rewrite eq_sym oner_eq0.
-  have zero : Num.max 0 (z k - tau) = 0 by rewrite hot (negbTE kt).
-  have le0 : z k - tau <= 0 by rewrite -zero le_max lexx orbT.
-  by rewrite -(subrK tau (z t)) top addrC lerD2l -subr_le0.
-have off k : k != t -> z t - tau <= 1 -> Num.max 0 (z k - tau) = 0.
-  move=> kt low; apply/max_idPl; rewrite -(lerD2r 1) add0r; apply: le_trans _ low.
-  by rewrite addrAC lerD2r gap.
-have low : z t - tau <= 1.
-  rewrite -sum1 (bigD1 t) //= -[leLHS]addr0 lerD ?le_max ?lexx ?orbT // sumr_ge0 // => k _.
-  by rewrite le_max lexx.
-have hot : Num.max 0 (z t - tau) = 1.
-  by rewrite -sum1 (bigD1 t) //= big1 ?addr0 // => k kt; apply: off.
-by move=> k; case: eqVneq => [->|kt]; rewrite ?hot ?off.
-Qed.
-
-Lemma relu_one_hot (H : R) : 0 < H -> z t = 0 ->
-  (forall k, Num.max 0 (1 + z k / H) = (k == t)%:R) <-> (forall k, k != t -> z k <= - H).
-Proof.
-move=> H0 zt; have sign k : (1 + z k / H <= 0) = (z k <= - H).
-  by rewrite addrC -lerBrDr add0r ler_pdivrMr // mulN1r.
-split=> [hot k kt | gap k].
-  have zero : Num.max 0 (1 + z k / H) = 0 by rewrite hot (negbTE kt).
-  by rewrite -sign -zero le_max lexx orbT.
-case: eqVneq => [->|kt]; first by rewrite zt mul0r addr0; apply/max_idPr/ler01.
-by apply/max_idPl; rewrite sign gap.
-Qed.
-
-Lemma softmax_never (e : R -> R) (expo : exponential e) k : softmax e z k != 0.
-Proof. by rewrite gt_eqF // softmax_gt0. Qed.
-End Normalisers.
