@@ -118,9 +118,20 @@ def certify(
             f"layer is a {type(layer).__name__}; accepted: a MultiHeadSelfAttention; "
             "assert_equivalent takes any module"
         )
+    return certificate_of(layer, conv, x, None, output_size)
+
+
+def certificate_of(
+    layer: MultiHeadSelfAttention,
+    conv: AnySource,
+    x: Tensor,
+    y: Tensor | None,
+    output_size: Sequence[int] | None,
+) -> Certificate:
+    """That of what a layer has made of an input, y; None for what it makes of it now."""
     comparison = compared(layer, conv, x, output_size)
     bound = bound_of(comparison, layer, x.dtype)
-    y = called(layer, x, output_size)
+    y = called(layer, x, output_size) if y is None else y
     check_shape(y, comparison, lambda: where_to_read(layer, conv, x, transforms=False))
     return held_against(comparison, bound, y, conv, x, output_size)
 
@@ -241,7 +252,7 @@ def held_against(
     """An output of a layer against the exact convolution; torch's own is run beside it."""
     exact = comparison.exact
     conv_error = torch.full_like(exact, math.nan)
-    if not _crashes(conv, x):
+    if not may_crash(conv, x):
         with contextlib.suppress(NotImplementedError):
             conv_error = _distance(called(conv, x, output_size), exact)
     leak, rounding = bound
@@ -250,7 +261,7 @@ def held_against(
     )
 
 
-def _crashes(conv: AnySource, x: Tensor) -> bool:
+def may_crash(conv: AnySource, x: Tensor) -> bool:
     """Whether torch's own convolution may end the process: seen in torch 2.13, now and then.
 
     In float16 on a CPU, in one dimension, strided and dilated, such as with a kernel of one tap.

@@ -6,6 +6,7 @@ Theorem: `layer_error_is_certified`.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -66,7 +67,9 @@ def assert_equivalent(layer: nn.Module, conv: AnySource, x: Tensor, leak: float 
         raise ValueError(f"leak is {leak}; accepted: 0 to 1, the off-target mass of a head")
     own = layer if isinstance(layer, MultiHeadSelfAttention) else None
     comparison = Comparison.of(conv, x) if own is None else compared(own, conv, x)
-    bound = _granted(comparison, x, leak) if own is None else bound_of(comparison, own, x.dtype)
+    bound = (
+        bound_of_others(comparison, x, leak) if own is None else bound_of(comparison, own, x.dtype)
+    )
     y = called(layer, x)
     read = partial(where_to_read, layer, conv, x, transforms=own is None)
     check_shape(y, comparison, read)
@@ -97,11 +100,25 @@ def _by_heads(x: Tensor) -> Bound:
     )
 
 
-def _granted(comparison: Comparison, x: Tensor, leak: float) -> tuple[Tensor, Tensor]:
-    """The bound of a module of others, to which a leak is granted."""
+def bound_of_others(comparison: Comparison, x: Tensor, leak: float) -> tuple[Tensor, Tensor]:
+    """Leak and rounding of a module of others, torch's own included, to which a leak is granted."""
     heads = HeadErrors.none(comparison.limit)
     granted = replace(heads, deviation=leak * comparison.spread(), signed=False)
     return _by_heads(x)(comparison, granted)
+
+
+def diagnosed(
+    layer: MultiHeadSelfAttention,
+    conv: AnySource,
+    x: Tensor,
+    output_size: Sequence[int] | None = None,
+) -> str:
+    """Where a layer of this package fails, and what it computes: lines of `assert_equivalent`."""
+    comparison = compared(layer, conv, x, output_size)
+    y = called(layer, x, output_size)
+    bound = bound_of(comparison, layer, x.dtype)
+    certificate = held_against(comparison, bound, y, conv, x, output_size)
+    return "\n".join(_diagnosed(layer, comparison, certificate, y, x))
 
 
 def _diagnosed(
@@ -122,7 +139,7 @@ def _diagnosed(
     largest = certificate.bound.nan_to_num(0.0, 0.0, 0.0).max().item()
     suspect = Suspect(own, x.dtype, output, by_heads, largest)
     if own is None:
-        return [*lines, told(suspect.named(comparison, lambda c: _granted(c, x, 0.0)))]
+        return [*lines, told(suspect.named(comparison, lambda c: bound_of_others(c, x, 0.0)))]
     return [*lines, told(suspect.named(comparison, lambda c: bound_of(c, own, x.dtype)))]
 
 
@@ -132,12 +149,12 @@ def _forgiven(
     """Whether a leak would do, and about the least that does, rounded up to three digits."""
     if own is not None:
         return "leak= does not forgive it: a layer of this package is held to its certificate."
-    whole, _ = _granted(comparison, x, 1.0)
+    whole, _ = bound_of_others(comparison, x, 1.0)
     needed = (certificate.error - certificate.rounding) / whole
     least = float(needed.nan_to_num(0.0, posinf=math.inf).max())
     if 0.0 < least <= 1.0:
         unit = 10.0 ** (math.floor(math.log10(least)) - 2)
         for leak in (min(1.0, float(f"{math.ceil(least / unit) * unit:.3g}")), 1.0):
-            if (certificate.error <= sum(_granted(comparison, x, leak))).all():
+            if (certificate.error <= sum(bound_of_others(comparison, x, leak))).all():
                 return f"leak={leak:g} would forgive it."
     return "No leak= forgives it: heads that attend to nothing that they should err by less."
