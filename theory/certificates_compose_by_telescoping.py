@@ -8,7 +8,7 @@ sympy's undefined functions, equal only where they are the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -32,8 +32,9 @@ THEOREM = Theorem(
         "rounding. Along a chain of affine layers and of maps that bring no two numbers further "
         "apart, bounds B_l of the layers' errors and C_l of the original's own rounding give a "
         "bound on the output, element by element: d_l = B_l + |W_l| d_(l-1) + C_l. Over the reals, "
-        "where C_l = 0, it is attained if no entry of a W_l is negative. To first order in the errors the sum is the "
-        "derivative of the original network along them, an estimate and no bound."
+        "where C_l = 0, it is attained if no entry of a W_l is negative. To first order in the "
+        "errors the sum is the derivative of the original network along them, an estimate and no "
+        "bound."
     ),
     hypotheses=(
         "every module is a function: the same numbers give the same numbers, computed or real",
@@ -279,7 +280,7 @@ def _prove_first_order(proof: Proof) -> None:
     t, x = sp.symbols("t x")
     first, second, act, join = (sp.Function(name) for name in ("c1", "c2", "g", "h"))
     e1, e2 = sp.Function("e1"), sp.Function("e2")
-    networks = {
+    networks: dict[str, Callable[..., sp.Expr]] = {
         "a chain": lambda z1, z2: z2(act(z1(x))),
         "a branch around the second call": lambda z1, z2: join(z1(x), z2(act(z1(x)))),
         "a layer called twice": lambda z1, z2: z2(z2(act(z1(x)))),

@@ -229,7 +229,8 @@ class Wrapped(nn.Module):
         self.conv = nn.Conv1d(1, 1, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv(x)
+        y: Tensor = x + self.conv(x)
+        return y
 
 
 def hooked(chain: nn.Sequential) -> nn.Sequential:
