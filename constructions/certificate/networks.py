@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_flatten, tree_map_only
 
 from constructions.certificate.certificate import (
@@ -381,7 +382,9 @@ def _estimate(
             )
             hooks.callback(hook.remove)
         try:
-            output = _run(original, x)
+            # Fused attention has no forward derivative, its plain formula has.
+            with sdpa_kernel(SDPBackend.MATH):
+                output = _run(original, x)
         except (NotImplementedError, RuntimeError) as error:
             if "forward" in str(error):
                 return None

@@ -269,6 +269,21 @@ def test_estimate_is_none_without_a_forward_derivative() -> None:
     assert "estimate" not in certificate.table()
 
 
+def test_estimate_goes_through_fused_attention() -> None:
+    class Attending(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            tokens = x.mT
+            return F.scaled_dot_product_attention(tokens, tokens, tokens)
+
+    network = nn.Sequential(nn.Conv1d(2, 4, 3), Attending()).double()
+    x = torch.rand(2, 2, 9, dtype=torch.float64)
+    certificate = certify_layers(convert(network, sharpness=20.0), network, x)
+    estimate, difference = certificate.estimate, certificate.difference
+    assert estimate is not None
+    # Errors of some e^-20 each, whose products are below what estimate and difference share.
+    assert (estimate - difference).abs().max() < difference.max() / 1000
+
+
 # What is refused ----------------------------------------------------------------------------------
 
 
