@@ -11,7 +11,7 @@ from torch import Tensor
 
 from constructions.encodings.base import Encoding
 from constructions.geometry.lattice import Lattice
-from constructions.tracing import has_values
+from constructions.tracing import has_values, is_traced
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,7 @@ class Scored(Encoding):
 
     def gap(self, shifts: Tensor, grid: Lattice) -> float:
         """s(0) less the largest of its other values within reach."""
+        self._check_readable(shifts)
         reaches = self._reaches(shifts.shape[1])
         box = itertools.product(*(range(-n, n + 1) for n in reaches))
         points = torch.tensor([p for p in box if any(p)], dtype=torch.float64)
@@ -109,13 +110,16 @@ class Scored(Encoding):
             )
         return self.reach
 
-    def _table(self, shifts: Tensor) -> Tensor:
-        """The displacements that have an entry, row-major: (D_p, d)."""
-        if not has_values(shifts):
+    def _check_readable(self, shifts: Tensor) -> None:
+        if is_traced() or not has_values(shifts):
             raise ValueError(
                 f"encoding is {self}, whose table depends on the shifts, which are on the meta "
                 "device or traced; accepted: shifts whose numbers can be read"
             )
+
+    def _table(self, shifts: Tensor) -> Tensor:
+        """The displacements that have an entry, row-major: (D_p, d)."""
+        self._check_readable(shifts)
         axes = [
             torch.arange(int(low.floor()) - n, int(high.ceil()) + n + 1)
             for low, high, n in zip(

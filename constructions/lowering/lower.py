@@ -12,10 +12,11 @@ Theorem: `positional_heads_are_convolutions`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from constructions.certificate.rounding import gamma
 from constructions.encodings import Encoding, Gaussian, Quadratic, Scored
@@ -27,12 +28,18 @@ from constructions.layer.parameters import CONTENT
 from constructions.lowering.bands import SumOverAxes
 from constructions.lowering.groups import ScoredHead, completed_squares, grouped
 from constructions.lowering.lowered import Lowered
+from constructions.lowering.modules import READERS, lowered_module, reader_of
 from constructions.lowering.tables import OfEncoding
 from constructions.normalisers import Softmax
 from constructions.tracing import has_values
 
 
-def lower(layer: MultiHeadSelfAttention, *, tolerance: float | None = None) -> Lowered:
+def lower(
+    layer: MultiHeadSelfAttention | nn.Module,
+    *,
+    grid: Sequence[int] | None = None,
+    tolerance: float | None = None,
+) -> Lowered:
     """A positional attention layer, as trained or edited, at nearly a convolution's cost.
 
     Each head may have a real shift and a positional key of its own. Heads are grouped by their
@@ -42,20 +49,32 @@ def lower(layer: MultiHeadSelfAttention, *, tolerance: float | None = None) -> L
     The result is a copy of the numbers that the layer has now; it stands for the layer within its
     `error_bound`, and says its `cost`.
 
+    Modules of timm and transformers are taken too, where their content terms are off (the key
+    matrix, or the query's with its bias, is zero): the window attention of Swin, the attention of
+    BEiT (its class token of zeros), of a T5 encoder, and the gated one of ConViT (its gates rounded
+    into the values), in evaluation and without a mask. The result is called with the image whose
+    pixels are the tokens.
+
     Args:
         layer: an attention layer without content terms.
+        grid: of a module of others, the pixels on each axis; None where the module says.
         tolerance: the mass that a window may leave out of a row; 0 for no window; None for the
-            unit roundoff of the layer's dtype.
+            unit roundoff of the layer's dtype. Tables have no windows.
 
     Raises:
-        TypeError: not an attention layer of this package.
+        TypeError: not an attention layer of this package, nor of a class that is known.
         ValueError: live content terms, another normaliser than softmax, an encoding of positions
             or whose heads mix, or a head that does not fall off.
     """
+    if isinstance(layer, nn.Module) and reader_of(layer) is not None:
+        return lowered_module(layer, grid)
     if not isinstance(layer, MultiHeadSelfAttention):
         raise TypeError(
-            f"layer is a {type(layer).__name__}; accepted: an attention layer of this package"
+            f"layer is a {type(layer).__name__}; accepted: an attention layer of this package, or "
+            f"one of {', '.join(READERS)}"
         )
+    if grid is not None:
+        raise ValueError(f"grid is {grid}; accepted: None, for a layer that takes images")
     heads = _read(layer)
     return Lowered(
         groups=grouped(heads.scored()),

@@ -20,6 +20,7 @@ from constructions.geometry.lattice import Lattice, displacements, spread
 from constructions.layer.scores import below_peaks
 from constructions.layer.soft_padding import Banded, SoftPadding, Span
 from constructions.lowering.bands import LOWEST
+from constructions.tracing import is_traced
 
 
 @dataclass(frozen=True)
@@ -124,8 +125,9 @@ class Stored(Tabled):
 
     def table(self, box: Lattice, keys: Lattice) -> Tensor:
         """The entries of the box."""
-        inside = self.box.contains(torch.tensor([box.origin, box.last])).all()
-        if not inside:
+        lows = zip(self.box.origin, box.origin, strict=True)
+        highs = zip(box.last, self.box.last, strict=True)
+        if not all(low <= high for pairs in (lows, highs) for low, high in pairs):
             raise ValueError(
                 f"x asks for displacements from {box.origin} to {box.last}, and the layer's table "
                 f"has those from {self.box.origin} to {self.box.last}; accepted: the grid that it "
@@ -166,6 +168,11 @@ class OfEncoding(Tabled):
 
     def table(self, box: Lattice, keys: Lattice) -> Tensor:
         """Scores below that at the head's own shift."""
+        if is_traced():
+            raise ValueError(
+                f"layer was lowered through tables of {self.encoding}, which traced code cannot "
+                "make; accepted: a call outside of torch.compile and torch.export"
+            )
         points = box.positions().to(DOUBLE) + torch.tensor(self.origin, dtype=DOUBLE)
         key = None
         if self.positional_key is not None:

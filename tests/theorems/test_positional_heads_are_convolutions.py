@@ -1075,7 +1075,9 @@ def plain(**options: Any) -> MultiHeadSelfAttention:
 @control
 def test_what_is_no_such_layer_is_refused() -> None:
     with refused(TypeError, "layer", "Conv2d", "attention layer"):
-        lower(nn.Conv2d(1, 1, 3))  # type: ignore[arg-type]
+        lower(nn.Conv2d(1, 1, 3))
+    with refused(ValueError, "grid", "(3, 3)", "takes images"):
+        lower(plain(), grid=(3, 3))
     live = plain().unfreeze("content")
     assert live.content_bias is not None
     with torch.no_grad():

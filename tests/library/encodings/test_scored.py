@@ -92,5 +92,12 @@ def test_what_is_no_score_is_refused() -> None:
         attention_from_conv(conv, encoding=Scored(lambda d: d, 3))
     with refused(ValueError, "encoding", "not finite", "a finite one"):
         attention_from_conv(conv, encoding=Scored(lambda d: squares(d) / math.inf - 1 / d[:, 0], 1))
+    layer = attention_from_conv(nn.Conv2d(1, 1, 3), encoding=Scored(squares, 1))
     with refused(ValueError, "encoding", "meta", "can be read"):
-        attention_from_conv(nn.Conv2d(1, 1, 3, device="meta"), encoding=Scored(squares, 1))
+        layer.to("meta")(torch.empty(1, 1, 5, 5, device="meta"))
+
+
+def test_traced_layers_are_refused_with_the_reason() -> None:
+    layer = attention_from_conv(nn.Conv2d(1, 1, 3), encoding=Scored(squares, 1))
+    with pytest.raises(ValueError, match="traced; accepted"):
+        torch.export.export(layer, (torch.rand(1, 1, 5, 5),))

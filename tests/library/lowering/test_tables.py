@@ -24,7 +24,7 @@ ENCODINGS: dict[str, Encoding] = {
     "a sheared Gaussian": Gaussian(((2.0, 1.0), (1.0, 2.0))),
     "a table": BiasTable(),
 }
-PLANES = {
+PLANES: dict[str, Any] = {
     "stride": nn.Conv2d(2, 3, 3, padding=1, stride=2),
     "replicate": nn.Conv2d(2, 3, (2, 3), padding=1, padding_mode="replicate"),
     "groups": nn.Conv2d(4, 2, 3, groups=2),
@@ -111,3 +111,11 @@ def test_table_of_positions_is_refused() -> None:
         layer.positional_shift += 0.5
     with refused(ValueError, "layer", "where keys stand", "displacements"):
         lower(layer)
+
+
+def test_traced_code_that_would_make_a_table_is_refused() -> None:
+    layer = attention_from_conv(
+        nn.Conv2d(1, 1, 3), encoding=Gaussian(((2.0, 1.0), (1.0, 2.0))), sharpness=1.0
+    )
+    with pytest.raises(ValueError, match="traced code cannot make; accepted"):
+        torch.export.export(lower(layer), (torch.rand(1, 1, 5, 5),))
