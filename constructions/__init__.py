@@ -1,7 +1,13 @@
 """Attention layers that express convolutions, exactly or within a certified error."""
 
 from constructions import certificate, encodings, heads, normalisers
-from constructions.certificate import Certificate, assert_equivalent, certify
+from constructions.certificate import (
+    Certificate,
+    NetworkCertificate,
+    assert_equivalent,
+    certify,
+    certify_layers,
+)
 from constructions.conversion import Following, Report, attention_from_conv, convert
 from constructions.encodings import Encoding
 from constructions.geometry.view import View
@@ -21,6 +27,7 @@ __all__ = [
     "Heads",
     "Lowered",
     "MultiHeadSelfAttention",
+    "NetworkCertificate",
     "Normaliser",
     "Report",
     "SoftPadding",
@@ -30,6 +37,7 @@ __all__ = [
     "attention_from_conv",
     "certificate",
     "certify",
+    "certify_layers",
     "convert",
     "encodings",
     "heads",

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -17,22 +18,15 @@ from constructions.certificate.bounds import layer_bound
 from constructions.certificate.comparison import Comparison
 from constructions.certificate.head_errors import HeadErrors
 from constructions.certificate.mixing import mixing_bound
-from constructions.certificate.reproduction import reproduction
+from constructions.certificate.reproduction import where_to_read
 from constructions.certificate.selecting import selecting_errors
 from constructions.certificate.uniform import uniform_errors
 from constructions.encodings import Mixing
 from constructions.evaluation import EVALUATIONS
 from constructions.formats import accumulator
 from constructions.layer.attention import MultiHeadSelfAttention
-from constructions.matrix_units import (
-    IMAGES_TRANSFORMED,
-    Products,
-    may_transform,
-    products_of,
-)
+from constructions.matrix_units import Products, products_of
 from constructions.sources import AnySource
-
-PAGE = "docs/theorems/layer_error_is_certified.md"
 
 
 @dataclass(frozen=True)
@@ -124,6 +118,36 @@ def certify(
             f"layer is a {type(layer).__name__}; accepted: a MultiHeadSelfAttention; "
             "assert_equivalent takes any module"
         )
+    return certificate_of(layer, conv, x, None, output_size)
+
+
+def certificate_of(
+    layer: MultiHeadSelfAttention,
+    conv: AnySource,
+    x: Tensor,
+    y: Tensor | None,
+    output_size: Sequence[int] | None,
+) -> Certificate:
+    """That of what a layer has made of an input, y; None for what it makes of it now."""
+    comparison = compared(layer, conv, x, output_size)
+    bound = bound_of(comparison, layer, x.dtype)
+    y = called(layer, x, output_size) if y is None else y
+    check_shape(y, comparison, lambda: where_to_read(layer, conv, x, transforms=False))
+    return held_against(comparison, bound, y, conv, x, output_size)
+
+
+def compared(
+    layer: MultiHeadSelfAttention,
+    conv: AnySource,
+    x: Tensor,
+    output_size: Sequence[int] | None = None,
+) -> Comparison:
+    """The convolution and its input, checked to be such as the layer can be held against.
+
+    Raises:
+        TypeError: as `certify`.
+        ValueError: as `certify`.
+    """
     if layer.has_live_content():
         raise ValueError("layer has live content terms; accepted: scores of positions alone")
     comparison = Comparison.of(conv, x, output_size)
@@ -133,74 +157,10 @@ def certify(
     ):
         if of_layer != of_x and not (what == "dtype" and layer.in_channels is None):
             raise ValueError(f"layer has {what} {of_layer}, x has {of_x}; accepted: the same")
-    bound = _bound_of(comparison, layer, x.dtype)
-    return _certificate(comparison, bound, layer, conv, x, output_size)
+    return comparison
 
 
-def assert_equivalent(layer: nn.Module, conv: AnySource, x: Tensor, leak: float = 0.0) -> None:
-    """Raise an AssertionError unless a module computes a convolution, within rounding.
-
-    An attention layer of ours is held to its certificate. Any other module is held to the rounding
-    of a sum of the convolution's terms in any order in x's own dtype, plus the leak; where torch's
-    flags let x's device round the operands of float32 products, pixels, matrices and partial sums
-    may each be rounded so once. Transforms are not covered; the message names them where torch's
-    flags allow them.
-
-    Args:
-        layer: any module that is called as the convolution is.
-        conv: the convolution.
-        x: a finite input of both.
-        leak: off-target mass that is granted to another module's heads: each may err by this part
-            of the range of its channel (theorem `attention_expresses_convolution`).
-
-    Raises:
-        AssertionError: naming the theorem, its page, the error, the bound and a reproduction.
-        TypeError: conv is not a convolution, or layer not a module.
-        ValueError: as `certify`; or leak is not in [0, 1].
-    """
-    if not isinstance(layer, nn.Module):
-        raise TypeError(f"layer is a {type(layer).__name__}; accepted: a torch.nn.Module")
-    if not 0.0 <= leak <= 1.0:
-        raise ValueError(f"leak is {leak}; accepted: 0 to 1, the off-target mass of a head")
-    if isinstance(layer, MultiHeadSelfAttention):
-        certificate = certify(layer, conv, x)
-    else:
-        comparison = Comparison.of(conv, x)
-        heads = HeadErrors.none(comparison.limit)
-        granted = replace(heads, deviation=leak * comparison.spread(), signed=False)
-        products = products_of("any", x.dtype, x.device.type)
-        bound = _bound_by_heads(comparison, granted, x.dtype, x.dtype, products, 3 * (x.dtype,))
-        certificate = _certificate(comparison, bound, layer, conv, x, None)
-    if certificate.holds:
-        return
-    quotient = certificate.quotient()
-    worst = tuple(int(i) for i in torch.unravel_index(quotient.argmax(), quotient.shape))
-    raise AssertionError(
-        f"the layer is not the convolution: at output {worst} the error is "
-        f"{float(certificate.error[worst]):.6g}, the bound {float(certificate.bound[worst]):.6g} "
-        f"(leak {float(certificate.leak[worst]):.3g}, "
-        f"rounding {float(certificate.rounding[worst]):.3g}).\n"
-        f"{_where_to_read(layer, conv, x)}"
-    )
-
-
-TRANSFORMED = (
-    "Without oneDNN (torch.backends.mkldnn.enabled) torch hands convolutions of 16 images and more "
-    "to NNPACK, whose transforms are no sums of products: no bound covers them. If that is what "
-    "fails, it passes within torch.backends.nnpack.flags(enabled=False).\n"
-)
-
-
-def _where_to_read(layer: nn.Module, conv: AnySource, x: Tensor) -> str:
-    own = isinstance(layer, MultiHeadSelfAttention)
-    transforms = not own and may_transform(IMAGES_TRANSFORMED, x.dtype, x.device.type)
-    return (
-        f"{TRANSFORMED if transforms else ''}"
-        f"Theorem: layer_error_is_certified, {PAGE}\nlayer: {layer}\n{reproduction(conv, x)}"
-    )
-
-
-def _bound_of(
+def bound_of(
     comparison: Comparison, layer: MultiHeadSelfAttention, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
     """Leak and rounding, by the kind of the layer's heads: mixing, uniform or selecting.
@@ -215,14 +175,30 @@ def _bound_of(
     else:
         heads = selecting_errors(comparison, layer)
     exact = accumulator(dtype)
-    operation = EVALUATIONS[layer.evaluation].operation
-    products = products_of(operation, exact, layer.numbers.device.type)
     # One-hot heads hand on pixels as they are stored.
     handed_on = dtype if layer.is_saturated(dtype) else exact
-    return _bound_by_heads(comparison, heads, exact, dtype, products, (dtype, handed_on))
+    return judged_by_heads(layer, dtype, handed_on)(comparison, heads)
 
 
-def _bound_by_heads(
+def judged_by_heads(
+    layer: MultiHeadSelfAttention, dtype: torch.dtype, handed_on: torch.dtype
+) -> Callable[[Comparison, HeadErrors], tuple[Tensor, Tensor]]:
+    """The bound of a layer by what its heads do.
+
+    Args:
+        layer: an attention layer with a head for each tap.
+        dtype: of its input.
+        handed_on: the format of what its heads see.
+    """
+    exact = accumulator(dtype)
+    operation = EVALUATIONS[layer.evaluation].operation
+    products = products_of(operation, exact, layer.numbers.device.type)
+    return partial(
+        bound_by_heads, sums=exact, stored=dtype, products=products, operands=(dtype, handed_on)
+    )
+
+
+def bound_by_heads(
     comparison: Comparison,
     heads: HeadErrors,
     sums: torch.dtype,
@@ -247,36 +223,45 @@ def _bound_by_heads(
     return leak.reshape(exact.shape), rounding.reshape(exact.shape)
 
 
-def _certificate(
-    comparison: Comparison,
-    bound: tuple[Tensor, Tensor],
-    layer: nn.Module,
-    conv: AnySource,
-    x: Tensor,
-    output_size: Sequence[int] | None,
-) -> Certificate:
-    """Run the layer and torch's convolution, and hold both against the exact one."""
-    arguments = () if output_size is None else ([int(n) for n in output_size],)
+def check_shape(y: Tensor, comparison: Comparison, advice: Callable[[], str]) -> None:
+    """Raise an AssertionError where an output has not the shape of the convolution's."""
     exact = comparison.exact
-    with torch.no_grad():
-        y = layer(x, *arguments)
-        conv_error = torch.full_like(exact, math.nan)
-        if not _crashes(conv, x):
-            with contextlib.suppress(NotImplementedError):
-                conv_error = _distance(conv(x, *arguments), exact)
     if y.shape != exact.shape:
         raise AssertionError(
             f"the layer is not the convolution: its output has shape {tuple(y.shape)}, the "
-            f"convolution's has {tuple(exact.shape)}: no error to hold against a bound.\n"
-            f"{_where_to_read(layer, conv, x)}"
+            f"convolution's has {tuple(exact.shape)}: no error to hold against a bound.\n{advice()}"
         )
+
+
+def called(layer: nn.Module, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+    """What a layer makes of an input."""
+    arguments = () if output_size is None else ([int(n) for n in output_size],)
+    with torch.no_grad():
+        y: Tensor = layer(x, *arguments)
+        return y
+
+
+def held_against(
+    comparison: Comparison,
+    bound: tuple[Tensor, Tensor],
+    y: Tensor,
+    conv: AnySource,
+    x: Tensor,
+    output_size: Sequence[int] | None = None,
+) -> Certificate:
+    """An output of a layer against the exact convolution; torch's own is run beside it."""
+    exact = comparison.exact
+    conv_error = torch.full_like(exact, math.nan)
+    if not may_crash(conv, x):
+        with contextlib.suppress(NotImplementedError):
+            conv_error = _distance(called(conv, x, output_size), exact)
     leak, rounding = bound
     return Certificate(
         error=_distance(y, exact), leak=leak, rounding=rounding, conv_error=conv_error
     )
 
 
-def _crashes(conv: AnySource, x: Tensor) -> bool:
+def may_crash(conv: AnySource, x: Tensor) -> bool:
     """Whether torch's own convolution may end the process: seen in torch 2.13, now and then.
 
     In float16 on a CPU, in one dimension, strided and dilated, such as with a kernel of one tap.

@@ -49,14 +49,14 @@ def selecting_errors(comparison: Comparison, layer: MultiHeadSelfAttention) -> H
         )
     parts = layer.encoding.axes(comparison.geometry.dimension)
     if parts is not None:
-        return _Selecting.of(comparison, layer).by_axes(parts)
+        return Selecting.of(comparison, layer).by_axes(parts)
     mode = comparison.stencil.border.name
     if layer.boundary == "natural" and mode != "zeros":
         raise ValueError(
             f"layer has the natural border {mode!r} of {layer.encoding}, whose scores are not "
             "known to be sums over axes; accepted: a padded boundary, zeros, or a saturated layer"
         )
-    return _Selecting.of(comparison, layer).by_scores()
+    return Selecting.of(comparison, layer).by_scores()
 
 
 def _one_hot_errors(comparison: Comparison, layer: MultiHeadSelfAttention) -> HeadErrors:
@@ -73,7 +73,7 @@ def _one_hot_errors(comparison: Comparison, layer: MultiHeadSelfAttention) -> He
 
 
 @dataclass(frozen=True)
-class _Selecting:
+class Selecting:
     """One softmax head for each tap, on the keys of one input.
 
     Args:
@@ -101,7 +101,7 @@ class _Selecting:
     products: Products
 
     @classmethod
-    def of(cls, comparison: Comparison, layer: MultiHeadSelfAttention) -> _Selecting:
+    def of(cls, comparison: Comparison, layer: MultiHeadSelfAttention) -> Selecting:
         """The heads of the convolution, of the kind that the layer has."""
         encoding, sharpness = layer.encoding, layer.sharpness
         shifts = comparison.stencil.offsets.to("cpu", torch.float64)

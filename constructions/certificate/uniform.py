@@ -48,7 +48,9 @@ def uniform_errors(
     keys, values = view.keys, view.values
     padding = _uniform(view, geometry)
     seen, largest = padding(values.abs()), largest_moduli(values)
-    mass = math.prod(geometry.window) - 1.0  # keys beside one, all as heavy
+    # No window holds more keys than there are; that of a pooling to one pixel is larger than any.
+    sharing = math.prod(min(w, n) for w, n in zip(geometry.window, keys.shape, strict=True))
+    mass = sharing - 1.0  # keys beside one, all as heavy
     # (16): the quotient is stored in float64, and cast to the accumulator where it is applied; a
     # small one to a subnormal number.
     quotient = stencil.matrices.item()
@@ -62,7 +64,7 @@ def uniform_errors(
     if abs(quotient) + kept + cast > torch.finfo(exact).max:
         relative = math.inf
     # (16): the reference adds the window up and divides.
-    added = gamma(math.prod(geometry.window) + 1, DOUBLE)
+    added = gamma(sharing + 1, DOUBLE)
     window_sums = (mass + 1) * (1 + added) * seen
     reference = (added * seen).masked_fill_(window_sums > torch.finfo(DOUBLE).max, math.inf)
     sizes = keys.shape if layer.evaluation == "factored" else (keys.size,)

@@ -131,6 +131,10 @@ class Following(nn.Module):
             setattr(layer, name, number.detach().clone())
         return layer
 
+    def plain_of(self, module: nn.Module) -> AnySource:
+        """What another module of the source's kind computes now, of the image as it pads it."""
+        return self._recognise(module).plain
+
     def _numbers(self) -> dict[str, Tensor]:
         weight, bias = self._live.weight, self._live.bias
         numbers = {} if weight is None else followed(self.layer, weight())

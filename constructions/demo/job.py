@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import cast
 
 import torch
 from matplotlib.figure import Figure
 
-from constructions import convert
+from constructions import Certificate, certify_layers, convert
 from constructions.demo.network import EPOCHS, Digits, reproducible, train
 from constructions.demo.report import (
     COLUMNS,
     LEGEND,
     Comparison,
-    certified_layers,
-    received_by_layers,
+    LayerReport,
     row,
+    spatial_shapes,
     summary,
+    whole,
 )
 from constructions.layer.attention import MultiHeadSelfAttention
 from constructions.plotting import heads
+from constructions.sources import AnyConvolution
 
 
 def run(
@@ -67,16 +70,22 @@ def run(
             f"Certificates of the layers on what they receive in the attention network, for all "
             f"{len(images)} test images:\n\n{row(*COLUMNS)}"
         )
-        logits, received = received_by_layers(attention, images)
-        layers = []
-        for report in certified_layers(cnn, attention, received):
-            say(str(report))
-            layers.append(report)
+        shapes = spatial_shapes(attention, images[:1])
+        layers: list[LayerReport] = []
+
+        def certified_layer(name: str, certificate: Certificate) -> None:
+            conv = cast(AnyConvolution, cnn.get_submodule(name))
+            layer = cast(MultiHeadSelfAttention, attention.get_submodule(name))
+            layers.append(LayerReport(name, conv, layer, shapes[name], certificate))
+            say(str(layers[-1]))
+
+        network = certify_layers(attention, cnn, images, progress=certified_layer)
         say(f"\n{LEGEND}\n\n{summary(layers)}")
 
         with torch.no_grad():
-            comparison = Comparison(cnn(images).cpu(), logits.cpu(), digits.test_labels)
-        say(f"\nEnd to end, CNN against attention network:\n\n{comparison}")
+            logits = cnn(images).cpu(), attention(images).cpu()
+        comparison = Comparison(*logits, digits.test_labels)
+        say(f"\nEnd to end, CNN against attention network:\n\n{comparison}\n{whole(network)}")
         certified = time.perf_counter()
 
         first = layers[0]
@@ -94,7 +103,7 @@ def run(
             f"Time: training {trained - start:.1f} s, certificates {certified - trained:.1f} s, "
             f"figure {time.perf_counter() - certified:.1f} s."
         )
-        failed = [report.name for report in layers if not report.certificate.holds]
+        failed = network.failing
         say(
             f"FAILED: an error exceeds its bound in {', '.join(failed)}."
             if failed

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from constructions import certify
+from constructions import NetworkCertificate
 from constructions.certificate import Certificate
 from constructions.layer.attention import MultiHeadSelfAttention
 from constructions.sources import AnyConvolution
-
-IMAGES_AT_A_TIME = 64
-"""A dense layer keeps heads x queries x channels numbers for every image."""
 
 COLUMNS = {
     "layer": 7,
@@ -40,17 +36,25 @@ ratio      the largest error over bound, every output's error over its own bound
 
 @dataclass(frozen=True)
 class LayerReport:
-    """A convolution, the attention layer in its place, and the certificate on what it received."""
+    """A convolution, the attention layer in its place, and the certificate on what it received.
+
+    Args:
+        name: the path of both.
+        conv: the convolution.
+        layer: the attention layer.
+        spatial_shape: of the images that they receive.
+        certificate: for all of them.
+    """
 
     name: str
     conv: AnyConvolution
     layer: MultiHeadSelfAttention
-    received: Tensor
+    spatial_shape: tuple[int, ...]
     certificate: Certificate
 
     def spread(self) -> float | None:
         """The largest weight that a head spreads over keys beside its main one; None if one-hot."""
-        weights = self.layer.attention_weights(tuple(self.received.shape[2:])).cpu().double()
+        weights = self.layer.attention_weights(self.spatial_shape).cpu().double()
         main = F.one_hot(weights.argmax(-1), weights.shape[-1])
         if torch.equal(weights, main.double()):
             return None
@@ -83,17 +87,12 @@ class Comparison:
     labels: Tensor
 
     @property
-    def difference(self) -> float:
-        """The largest difference between two logits."""
-        return (self.cnn.double() - self.attention.double()).abs().max().item()
-
-    @property
     def equal(self) -> int:
         """How many images are of the same class to both."""
         return int((self.cnn.argmax(1) == self.attention.argmax(1)).sum())
 
     def __str__(self) -> str:
-        """Three lines."""
+        """Two lines."""
         images = len(self.labels)
 
         def accuracy(logits: Tensor) -> str:
@@ -102,7 +101,6 @@ class Comparison:
 
         return (
             f"equal predictions    {self.equal} of {images}, {images - self.equal} changed\n"
-            f"largest difference   {self.difference:.2e} of a logit, observed, not bounded\n"
             f"test accuracy        CNN {accuracy(self.cnn)}, attention {accuracy(self.attention)}"
         )
 
@@ -122,29 +120,12 @@ def kernel(conv: AnyConvolution) -> str:
     return " ".join([size, *(f"{name} {n}" for name, n in options.items() if n > 1)])
 
 
-def certified_layers(
-    cnn: nn.Module, attention: nn.Module, received: Mapping[str, Tensor]
-) -> Iterator[LayerReport]:
-    """Certify the attention layers, one after the other, on what they received."""
-    for name, x in received.items():
-        layer = cast(MultiHeadSelfAttention, attention.get_submodule(name))
-        conv = cast(AnyConvolution, cnn.get_submodule(name))
-        parts = [certify(layer, conv, part) for part in torch.split(x, IMAGES_AT_A_TIME)]
-        certificate = Certificate(
-            error=torch.cat([part.error for part in parts]),
-            leak=torch.cat([part.leak for part in parts]),
-            rounding=torch.cat([part.rounding for part in parts]),
-            conv_error=torch.cat([part.conv_error for part in parts]),
-        )
-        yield LayerReport(name, conv, layer, x, certificate)
-
-
-def received_by_layers(network: nn.Module, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """The network's logits, and what each of its attention layers receives on the way."""
-    received: dict[str, list[Tensor]] = {}
+def spatial_shapes(network: nn.Module, image: Tensor) -> dict[str, tuple[int, ...]]:
+    """Of what each of the network's attention layers receives, by its path."""
+    shapes: dict[str, tuple[int, ...]] = {}
 
     def record(name: str, x: Tensor) -> None:
-        received.setdefault(name, []).append(x)
+        shapes[name] = tuple(x.shape[2:])
 
     hooks = [
         module.register_forward_pre_hook(lambda _, inputs, name=name: record(name, *inputs))
@@ -152,10 +133,26 @@ def received_by_layers(network: nn.Module, images: Tensor) -> tuple[Tensor, dict
         if isinstance(module, MultiHeadSelfAttention)
     ]
     with torch.no_grad():
-        logits = torch.cat([network(part) for part in torch.split(images, IMAGES_AT_A_TIME)])
+        network(image)
     for hook in hooks:
         hook.remove()
-    return logits, {name: torch.cat(parts) for name, parts in received.items()}
+    return shapes
+
+
+def whole(certificate: NetworkCertificate) -> str:
+    """What the layers' certificates say of the logits: two lines, or three with a bound."""
+
+    def largest(numbers: Tensor | None) -> str:
+        return "none" if numbers is None else f"{float(numbers.max()):.2e}"
+
+    lines = [
+        f"largest difference   {largest(certificate.difference)} of a logit, observed",
+        f"to first order       {largest(certificate.estimate)}, an estimate, from errors of layers",
+    ]
+    bound = certificate.end_to_end
+    if bound is not None:
+        lines += [f"bound                {largest(bound)}, from bounds of layers"]
+    return "\n".join(lines)
 
 
 def summary(layers: Sequence[LayerReport]) -> str:

@@ -18,6 +18,7 @@ from constructions.encodings.periodic import Periodic
 from constructions.encodings.quadratic import Quadratic
 from constructions.encodings.rotary import Rotary, least_drop
 from constructions.encodings.scalar import Scalar
+from constructions.encodings.scored import Scored
 from constructions.encodings.tables import BiasTable, RowColumn, T5Buckets
 from constructions.encodings.window import Window
 from constructions.geometry.lattice import Lattice
@@ -40,6 +41,7 @@ __all__ = [
     "Rotary",
     "RowColumn",
     "Scalar",
+    "Scored",
     "T5Buckets",
     "Window",
     "check_encoding",

@@ -12,13 +12,14 @@ Theorem: `positional_heads_are_convolutions`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from constructions.certificate.rounding import gamma
-from constructions.encodings import Encoding, Quadratic
+from constructions.encodings import Encoding, Gaussian, Quadratic, Scored
 from constructions.formats import DOUBLE
 from constructions.geometry.lattice import Lattice
 from constructions.heads import Kind
@@ -27,32 +28,53 @@ from constructions.layer.parameters import CONTENT
 from constructions.lowering.bands import SumOverAxes
 from constructions.lowering.groups import ScoredHead, completed_squares, grouped
 from constructions.lowering.lowered import Lowered
+from constructions.lowering.modules import READERS, lowered_module, reader_of
+from constructions.lowering.tables import OfEncoding
 from constructions.normalisers import Softmax
 from constructions.tracing import has_values
 
 
-def lower(layer: MultiHeadSelfAttention, *, tolerance: float | None = None) -> Lowered:
+def lower(
+    layer: MultiHeadSelfAttention | nn.Module,
+    *,
+    grid: Sequence[int] | None = None,
+    tolerance: float | None = None,
+) -> Lowered:
     """A positional attention layer, as trained or edited, at nearly a convolution's cost.
 
     Each head may have a real shift and a positional key of its own. Heads are grouped by their
     precision, and by what their shifts have beyond whole pixels: one soft padding for each group.
+    Scores that are no sums over axes are taken as tables by displacement, at the cost of dense
+    attention without its scores.
     The result is a copy of the numbers that the layer has now; it stands for the layer within its
     `error_bound`, and says its `cost`.
 
+    Modules of timm and transformers are taken too, where their content terms are off (the key
+    matrix, or the query's with its bias, is zero): the window attention of Swin, the attention of
+    BEiT (its class token of zeros), of a T5 encoder, and the gated one of ConViT (its gates rounded
+    into the values), in evaluation and without a mask. The result is called with the image whose
+    pixels are the tokens.
+
     Args:
         layer: an attention layer without content terms.
+        grid: of a module of others, the pixels on each axis; None where the module says.
         tolerance: the mass that a window may leave out of a row; 0 for no window; None for the
-            unit roundoff of the layer's dtype.
+            unit roundoff of the layer's dtype. Tables have no windows.
 
     Raises:
-        TypeError: not an attention layer of this package.
-        ValueError: live content terms, another normaliser than softmax, an encoding whose scores
-            are no sums over axes or whose heads mix, or a head that does not fall off.
+        TypeError: not an attention layer of this package, nor of a class that is known.
+        ValueError: live content terms, another normaliser than softmax, an encoding of positions
+            or whose heads mix, or a head that does not fall off.
     """
+    if isinstance(layer, nn.Module) and reader_of(layer) is not None:
+        return lowered_module(layer, grid)
     if not isinstance(layer, MultiHeadSelfAttention):
         raise TypeError(
-            f"layer is a {type(layer).__name__}; accepted: an attention layer of this package"
+            f"layer is a {type(layer).__name__}; accepted: an attention layer of this package, or "
+            f"one of {', '.join(READERS)}"
         )
+    if grid is not None:
+        raise ValueError(f"grid is {grid}; accepted: None, for a layer that takes images")
     heads = _read(layer)
     return Lowered(
         groups=grouped(heads.scored()),
@@ -93,7 +115,7 @@ class _PositionalHeads:
         """The score of each head as a function of key minus target, and its target."""
         if isinstance(self.encoding, Quadratic):
             return self._squares(self.encoding)
-        return self._sums_over_axes()
+        return self._sums_over_axes() if self._is_sum_over_axes() else self._tables()
 
     def _has_plain_key(self) -> Tensor:
         """Which heads have the identity, as the construction has it."""
@@ -118,20 +140,44 @@ class _PositionalHeads:
     def _sums_over_axes(self) -> list[ScoredHead]:
         """Scores of another encoding, whose structure must be that of the construction."""
         shifts, encoding = self.shifts, self.encoding
-        if encoding.axes(shifts.shape[1]) is None:
-            raise ValueError(
-                f"layer has the encoding {encoding}, whose scores are not known to be sums over "
-                "axes; accepted: one that is a sum over axes, such as the quadratic"
-            )
-        if not self._has_plain_key().all() or not torch.equal(shifts, shifts.round()):
-            raise ValueError(
-                f"layer has positional keys or shifts edited off the structure of {encoding}; "
-                "accepted: identity matrices and whole pixels, or the quadratic encoding"
-            )
         rows = [tuple(row) for row in shifts.tolist()]
         scores = SumOverAxes(encoding, tuple(rows), self.sharpness, self.sink_height)
         none = (0.0,) * (1 + shifts.shape[1])
         return [ScoredHead(scores, tuple(int(s) for s in row), none) for row in rows]
+
+    def _is_sum_over_axes(self) -> bool:
+        """Whether the scores are sums over axes as the construction makes them."""
+        known = self.encoding.axes(self.shifts.shape[1]) is not None
+        whole = torch.equal(self.shifts, self.shifts.round())
+        return known and whole and bool(self._has_plain_key().all())
+
+    def _tables(self) -> list[ScoredHead]:
+        """Scores of any encoding, each head by its table; one table for all that shift one."""
+        if self.encoding.absolute:
+            raise ValueError(
+                f"layer has the encoding {self.encoding}, which encodes where keys stand; "
+                "accepted: one of displacements"
+            )
+        plain, dimension = self._has_plain_key().tolist(), self.shifts.shape[1]
+        sink = None if self.sink_height is None else -self.sink_height * self.sharpness
+        none, first, found = (0.0,) * (1 + dimension), None, []
+        for head, shift in enumerate(self.shifts):
+            moves = isinstance(self.encoding, Scored | Gaussian) and plain[head]
+            moves = moves and torch.equal(shift, shift.round())
+            pixels = tuple(int(s) for s in shift.tolist()) if moves else (0,) * dimension
+            scores = OfEncoding(
+                sink=sink,
+                encoding=self.encoding,
+                shifts=self.shifts,
+                head=head,
+                positional_key=None if plain[head] else self.positional_key[head],
+                sharpness=self.sharpness,
+                origin=pixels,
+            )
+            if moves:  # s(δ - Δ) is one function of key less target
+                scores = first = first or scores
+            found.append(ScoredHead(scores, pixels, none))
+        return found
 
 
 def _read(layer: MultiHeadSelfAttention) -> _PositionalHeads:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from constructions import attention_from_conv
+from constructions.encodings import BiasTable, Encoding
 from constructions.encodings.gaussian import Gaussian
 from constructions.encodings.periodic import Periodic
 from constructions.encodings.quadratic import Quadratic
@@ -381,6 +382,55 @@ def gated_truth(
     scores = [linear_score(w) for w in weight.tolist()]
     matrices = value.unsqueeze(1), output.unsqueeze(1)
     return definition(scores, [None] * len(scores), *matrices, bias, grid, grid, x)
+
+
+SHEARED = Gaussian(((2.0, 1.0), (1.0, 2.0)))
+
+
+def sheared_score(shift: Sequence[float], sharpness: float) -> Score:
+    """-sharpness (2 i² + 2 i j + 2 j²) / gap of δ - Δ, whose least value, the gap, is 2."""
+
+    def score(offset: Sequence[int]) -> arb:
+        i, j = (Fraction(o) - Fraction(s) for o, s in zip(offset, shift, strict=True))
+        return ball(-Fraction(sharpness) * (2 * i * i + 2 * i * j + 2 * j * j) / 2)
+
+    return score
+
+
+def listed_score(shift: Sequence[float], sharpness: float) -> Score:
+    """One entry of the table of all displacements is the sharpness higher than the others."""
+    at = tuple(int(s) for s in shift)
+    return lambda offset: ball(Fraction(0) if tuple(offset) == at else -Fraction(sharpness))
+
+
+@bounded
+@pytest.mark.parametrize("boundary", ["natural", "padded"])
+@pytest.mark.parametrize("dtype", FORMATS, ids=str)
+@pytest.mark.parametrize(
+    ("encoding", "score"), [(SHEARED, sheared_score), (BiasTable(), listed_score)], ids=str
+)
+def test_layers_lowered_through_a_table_are_within_their_bound_of_the_definition(
+    encoding: Encoding, score: Callable[..., Score], dtype: torch.dtype, boundary: str
+) -> None:
+    conv = filled(nn.Conv2d(2, 2, (2, 3), padding=1, stride=(1, 2)).to(dtype), 8)
+    case = Case(conv, integers(1, 2, 3, 4, dtype=dtype))
+    layer = attention_from_conv(
+        conv, encoding=encoding, sharpness=1.5, boundary=boundary, evaluation="dense"
+    )
+    lowered, view = lower(layer), view_of(layer, case)
+    with precision(BITS):
+        truth = definition(
+            [score(shift, 1.5) for shift in layer.positional_shift.tolist()],
+            [ball(-Fraction(3, 4)) if layer.has_sink else None] * layer.num_heads,
+            *layer.head_matrices(),
+            layer.bias,
+            view.keys,
+            view.queries,
+            view.values,
+        )
+        ratio = worst(lowered(case.x), lowered.error_bound(case.x), truth, 2)
+    record(ratio=ratio, device="cpu", dtype=dtype)
+    assert ratio <= 1
 
 
 @bounded
@@ -1025,7 +1075,9 @@ def plain(**options: Any) -> MultiHeadSelfAttention:
 @control
 def test_what_is_no_such_layer_is_refused() -> None:
     with refused(TypeError, "layer", "Conv2d", "attention layer"):
-        lower(nn.Conv2d(1, 1, 3))  # type: ignore[arg-type]
+        lower(nn.Conv2d(1, 1, 3))
+    with refused(ValueError, "grid", "(3, 3)", "takes images"):
+        lower(plain(), grid=(3, 3))
     live = plain().unfreeze("content")
     assert live.content_bias is not None
     with torch.no_grad():
@@ -1034,16 +1086,11 @@ def test_what_is_no_such_layer_is_refused() -> None:
         lower(live)
     with refused(ValueError, "layer", "Entmax", "softmax"):
         lower(plain(normaliser=Entmax(2.0)))
-    sheared = Gaussian(((2.0, 1.0), (1.0, 2.0)))
-    with refused(ValueError, "layer", "Gaussian", "sum over axes"):
-        lower(plain(encoding=sheared, sharpness=1.0))
-    periodic = attention_from_conv(
-        filled(nn.Conv1d(1, 1, 3, padding=1, padding_mode="circular")), sharpness=1.0
-    )
+    absolute = attention_from_conv(nn.Conv1d(1, 1, 3), encoding="sinusoidal", sharpness=1.0)
     with torch.no_grad():
-        periodic.positional_shift.add_(0.5)
-    with refused(ValueError, "layer", "Periodic", "whole pixels"):
-        lower(periodic)
+        absolute.positional_shift += 0.5
+    with refused(ValueError, "layer", "Rotary", "displacements"):
+        lower(absolute)
     rising = plain(sharpness=1.0)
     assert isinstance(rising.encoding, Quadratic)
     with torch.no_grad():

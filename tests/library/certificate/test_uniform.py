@@ -38,3 +38,15 @@ def test_a_quotient_that_is_off_by_more_than_a_rounding_is_not_granted(dtype: to
     with torch.no_grad():
         layer.value.mul_(1.25)
     assert not certify(layer, pool, x).holds
+
+
+@pytest.mark.parametrize("dtype", FORMATS, ids=str)
+def test_a_pooling_to_one_pixel_has_the_bound_of_the_window_that_it_is(dtype: torch.dtype) -> None:
+    x = integers(2, 3, 4, 5, dtype=dtype)
+    whole, window = nn.AdaptiveAvgPool2d(1), nn.AvgPool2d((4, 5))
+    certificates = [
+        certify(attention_from_conv(pool).to(dtype), pool, x) for pool in (whole, window)
+    ]
+    assert all(certificate.holds for certificate in certificates)
+    assert certificates[0].bound.isfinite().all()
+    assert torch.equal(certificates[0].bound, certificates[1].bound)
