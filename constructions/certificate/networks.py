@@ -197,11 +197,13 @@ class _Pair:
     """An attention layer and the convolution it stands for.
 
     Args:
-        layer: the attention layer itself, with the weight that it has now.
+        called: the attention layer in the network, whose calls are recorded.
+        layer: the same with the weight that it has now: where it follows a module, a copy.
         conv: what it is held against.
         source: the module of the original network.
     """
 
+    called: MultiHeadSelfAttention
     layer: MultiHeadSelfAttention
     conv: AnySource
     source: nn.Module
@@ -228,9 +230,9 @@ def _pairs(converted: nn.Module, original: nn.Module) -> tuple[dict[str, _Pair],
             continue  # it was attention before
         try:
             if isinstance(module, Following):
-                pairs[path] = _Pair(module.current(), module.plain_of(source), source)
+                pairs[path] = _Pair(module.layer, module.current(), module.plain_of(source), source)
             else:
-                pairs[path] = _Pair(module, recognised(source).plain, source)
+                pairs[path] = _Pair(module, module, recognised(source).plain, source)
         except TypeError as error:
             left[path] = str(error)
     replaced = {id(part) for pair in pairs.values() for part in pair.source.modules()}
@@ -314,7 +316,7 @@ def _recorded(
 
     with ExitStack() as hooks:
         for path, pair in pairs.items():
-            layer = pair.layer
+            layer = pair.called
             handles = (
                 layer.register_forward_pre_hook(
                     lambda _, given, named, path=path: before(path, given, named), with_kwargs=True
