@@ -181,6 +181,10 @@ class Suspect:
                 numbers = fitted(heads, part, self.y[one] - bias)
                 exact = heads.output(comparison, numbers) + bias
                 rounding = heads.rounding(comparison, numbers, exact, self.by_heads)
+                # Saturated, they are not weak: pixels without a sink, say, are another border.
+                twice = heads.output(comparison, tuple(2 * n for n in numbers)) + bias
+                if self.layer is None and self._within(twice, rounding):
+                    continue
                 if self._within(exact, rounding):
                     yield f"weak sharpness, as of a gap of {numbers[0]:.3g} in score", exact
                     return

@@ -111,6 +111,14 @@ def test_wrong_border_is_named(dtype: torch.dtype, wrong: str) -> None:
     assert named(attention_from_conv(other.conv), case.conv, case.x) == f"the border {wrong!r}"
 
 
+@pytest.mark.parametrize("wrong", ["replicate", "reflect", "circular"])
+def test_wrong_border_of_a_module_of_others_is_named(wrong: Any) -> None:
+    conv, x = plain()
+    other = nn.Conv2d(2, 3, 3, padding=1, padding_mode=wrong)
+    other.load_state_dict(conv.state_dict())
+    assert named(other, conv, x) == f"the border {wrong!r}"
+
+
 EDITED = {
     heads.reversed_kernel: ALL_AXES,
     heads.query_minus_key: Q_MINUS_K,
