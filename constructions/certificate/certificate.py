@@ -20,6 +20,7 @@ from constructions.certificate.head_errors import HeadErrors
 from constructions.certificate.mixing import mixing_bound
 from constructions.certificate.reproduction import where_to_read
 from constructions.certificate.selecting import selecting_errors
+from constructions.certificate.stacks import Stack, layers_in, stack_bound
 from constructions.certificate.uniform import uniform_errors
 from constructions.encodings import Mixing
 from constructions.evaluation import EVALUATIONS
@@ -83,7 +84,7 @@ class Certificate:
 
 
 def certify(
-    layer: MultiHeadSelfAttention,
+    layer: MultiHeadSelfAttention | nn.Sequential,
     conv: AnySource,
     x: Tensor,
     *,
@@ -99,8 +100,11 @@ def certify(
     transform its own convolution on a CPU (NNPACK), as `conv_error` then shows; the layer asks for
     plain sums.
 
+    Layers in a sequence, as a depth above 1 makes them, are bounded each on what it receives, and
+    what each may err by is carried through those after it (theorem `depth_buys_heads`).
+
     Args:
-        layer: an attention layer, as `attention_from_conv` returns it.
+        layer: an attention layer, or a sequence of them, as `attention_from_conv` returns it.
         conv: the convolution it is compared with.
         x: a finite input of both, batched or not.
         output_size: of a transposed convolution, as torch takes it.
@@ -113,27 +117,52 @@ def certify(
         ValueError: x is not finite; dtypes or devices differ; autocast is on; content terms are
             live; or the normaliser is not softmax and the weights are not saturated.
     """
-    if not isinstance(layer, MultiHeadSelfAttention):
+    layers = (layer,) if isinstance(layer, MultiHeadSelfAttention) else layers_in(layer)
+    if not layers:
         raise TypeError(
-            f"layer is a {type(layer).__name__}; accepted: a MultiHeadSelfAttention; "
-            "assert_equivalent takes any module"
+            f"layer is a {type(layer).__name__}; accepted: an nn.Sequential of layers, or a "
+            "MultiHeadSelfAttention; assert_equivalent takes any module"
         )
     return certificate_of(layer, conv, x, None, output_size)
 
 
 def certificate_of(
-    layer: MultiHeadSelfAttention,
+    layer: MultiHeadSelfAttention | nn.Sequential,
     conv: AnySource,
     x: Tensor,
     y: Tensor | None,
     output_size: Sequence[int] | None,
 ) -> Certificate:
     """That of what a layer has made of an input, y; None for what it makes of it now."""
-    comparison = compared(layer, conv, x, output_size)
-    bound = bound_of(comparison, layer, x.dtype)
+    if isinstance(layer, MultiHeadSelfAttention):
+        comparison = compared(layer, conv, x, output_size)
+        bound = bound_of(comparison, layer, x.dtype)
+    else:
+        comparison, bound = compared_stack(layer, conv, x, output_size)
     y = called(layer, x, output_size) if y is None else y
     check_shape(y, comparison, lambda: where_to_read(layer, conv, x, transforms=False))
     return held_against(comparison, bound, y, conv, x, output_size)
+
+
+def compared_stack(
+    layers: nn.Sequential, conv: AnySource, x: Tensor, output_size: Sequence[int] | None
+) -> tuple[Comparison, tuple[Tensor, Tensor]]:
+    """The convolution and its input, and the bound of layers one after another."""
+    if output_size is not None:
+        raise ValueError(
+            f"output_size is {output_size}; accepted: None for layers in a sequence, which is "
+            "called with an image alone"
+        )
+    comparison = Comparison.of(conv, x)
+    for layer in layers_in(layers):
+        check_fits(layer, x)
+    stack = Stack.of(layers, conv)
+    if stack is None:
+        raise ValueError(
+            f"layer is a sequence of {len(layers)}; accepted: what attention_from_conv(conv, "
+            f"depth={len(layers)}) makes; assert_equivalent takes any module"
+        )
+    return comparison, stack_bound(comparison, stack, x, bound_of)
 
 
 def compared(
@@ -148,16 +177,21 @@ def compared(
         TypeError: as `certify`.
         ValueError: as `certify`.
     """
+    comparison = Comparison.of(conv, x, output_size)
+    check_fits(layer, x)
+    return comparison
+
+
+def check_fits(layer: MultiHeadSelfAttention, x: Tensor) -> None:
+    """Raise a ValueError unless a layer has positions alone, and the input's dtype and device."""
     if layer.has_live_content():
         raise ValueError("layer has live content terms; accepted: scores of positions alone")
-    comparison = Comparison.of(conv, x, output_size)
     for what, of_layer, of_x in (
         ("dtype", layer.dtype, x.dtype),
         ("device", layer.numbers.device, x.device),
     ):
         if of_layer != of_x and not (what == "dtype" and layer.in_channels is None):
             raise ValueError(f"layer has {what} {of_layer}, x has {of_x}; accepted: the same")
-    return comparison
 
 
 def bound_of(
