@@ -18,6 +18,7 @@ from constructions.certificate.bounds import layer_bound
 from constructions.certificate.comparison import Comparison
 from constructions.certificate.head_errors import HeadErrors
 from constructions.certificate.mixing import mixing_bound
+from constructions.certificate.narrow import Applied, applied_of
 from constructions.certificate.reproduction import where_to_read
 from constructions.certificate.selecting import selecting_errors
 from constructions.certificate.stacks import Stack, layers_in, stack_bound
@@ -202,33 +203,44 @@ def bound_of(
     Nothing else asks for the kind.
     """
     encoding, window = layer.encoding, comparison.window
+    applied: Applied | None = None
     if window is not None:
         heads = uniform_errors(comparison.stencil, comparison.view, window, layer, dtype)
     elif isinstance(encoding, Mixing):
         return mixing_bound(comparison, encoding, layer)
     else:
-        heads = selecting_errors(comparison, layer)
+        applied = applied_of(comparison.stencil, layer)
+        heads = selecting_errors(comparison, layer, None if applied is None else applied.shifts)
     exact = accumulator(dtype)
     # One-hot heads hand on pixels as they are stored.
     handed_on = dtype if layer.is_saturated(dtype) else exact
-    return judged_by_heads(layer, dtype, handed_on)(comparison, heads)
+    return judged_by_heads(layer, dtype, handed_on, applied)(comparison, heads)
 
 
 def judged_by_heads(
-    layer: MultiHeadSelfAttention, dtype: torch.dtype, handed_on: torch.dtype
+    layer: MultiHeadSelfAttention,
+    dtype: torch.dtype,
+    handed_on: torch.dtype,
+    applied: Applied | None = None,
 ) -> Callable[[Comparison, HeadErrors], tuple[Tensor, Tensor]]:
     """The bound of a layer by what its heads do.
 
     Args:
-        layer: an attention layer with a head for each tap.
+        layer: an attention layer whose heads select taps.
         dtype: of its input.
         handed_on: the format of what its heads see.
+        applied: what its heads apply at each tap, if it is not the tap's matrix.
     """
     exact = accumulator(dtype)
     operation = EVALUATIONS[layer.evaluation].operation
     products = products_of(operation, exact, layer.numbers.device.type)
     return partial(
-        bound_by_heads, sums=exact, stored=dtype, products=products, operands=(dtype, handed_on)
+        bound_by_heads,
+        sums=exact,
+        stored=dtype,
+        products=products,
+        operands=(dtype if applied is None else exact, handed_on),
+        applied=applied,
     )
 
 
@@ -239,8 +251,9 @@ def bound_by_heads(
     stored: torch.dtype,
     products: Products,
     operands: Sequence[torch.dtype],
+    applied: Applied | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Leak and rounding of a layer with one head for each tap, of the output's shape."""
+    """Leak and rounding of a layer whose heads select taps, of the output's shape."""
     exact = comparison.exact
     spatial = exact.shape[2 - comparison.limit.dim() :]
     images = exact.reshape(-1, comparison.stencil.out_channels, *spatial)
@@ -253,6 +266,7 @@ def bound_by_heads(
         stored=stored,
         products=products,
         operands=operands,
+        applied=applied,
     )
     return leak.reshape(exact.shape), rounding.reshape(exact.shape)
 

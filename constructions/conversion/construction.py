@@ -19,6 +19,7 @@ from constructions.formats import accumulator
 from constructions.geometry.view import BOUNDARIES, Boundary, boundary_of
 from constructions.geometry.window import WindowGeometry
 from constructions.heads import Heads, Kind, heads_of
+from constructions.heads.narrow import check_head_dim
 from constructions.heads.stacked import MOST_LAYERS, stacked
 from constructions.layer.attention import Evaluation, MultiHeadSelfAttention
 from constructions.normalisers import (
@@ -43,6 +44,7 @@ def attention_from_conv(
     sharpness: float | None = ...,
     boundary: str = ...,
     evaluation: str = ...,
+    head_dim: int | None = ...,
     depth: Literal[1] = ...,
 ) -> MultiHeadSelfAttention: ...
 
@@ -56,6 +58,7 @@ def attention_from_conv(
     sharpness: float | None = ...,
     boundary: str = ...,
     evaluation: str = ...,
+    head_dim: int | None = ...,
     depth: int,
 ) -> MultiHeadSelfAttention | nn.Sequential: ...
 
@@ -68,6 +71,7 @@ def attention_from_conv(
     sharpness: float | None = None,
     boundary: str = "auto",
     evaluation: str = "auto",
+    head_dim: int | None = None,
     depth: int = 1,
 ) -> MultiHeadSelfAttention | nn.Sequential:
     """Build the attention layer that computes a given convolution, one head for each tap.
@@ -94,6 +98,9 @@ def attention_from_conv(
         evaluation: "dense", every weight; "factored", soft padding and then the convolution;
             "fused", torch's `scaled_dot_product_attention`, where scores are exact in it; "flex",
             its FlexAttention; or "auto", the first of factored, fused and dense that applies.
+        head_dim: D_h, the dimension of every head: a tap whose matrix has a higher rank is shared
+            by several, Σ ⌈rank W_δ / D_h⌉ heads. Theorem: `head_dimension_is_block_term_rank`.
+            None for the smaller of the numbers of channels, one head for each tap.
         depth: how many layers there are. Two express a kernel of K_1 x K_2 taps with K_1 + K_2
             heads, the first axis first; as many as axes, an axis each; more, or two in one
             dimension, take an axis in steps of 1, 2, 4 or others, so that heads grow like log K:
@@ -120,6 +127,7 @@ def attention_from_conv(
         "sharpness": sharpness,
         "boundary": boundary,
         "evaluation": evaluation,
+        "head_dim": head_dim,
     }
     stencil = stencil_of(conv)
     if check_depth(depth) == 1:
@@ -136,6 +144,7 @@ def expressed(
     sharpness: float | None = None,
     boundary: str = "auto",
     evaluation: str = "auto",
+    head_dim: int | None = None,
 ) -> MultiHeadSelfAttention:
     """The layer that computes a stencil: the picture, a line a stage.
 
@@ -147,10 +156,12 @@ def expressed(
     )
     evaluations = _chosen("evaluation", evaluation, WAYS)
     _check_sharpness(sharpness, accumulator(stencil.matrices.dtype))
+    if head_dim is not None:
+        check_head_dim(head_dim)
     around = _chosen("boundary", boundary, {"auto": None, **BOUNDARIES})
 
     encoder, around = _at_the_border(stencil, encoder, normalise, around)
-    heads = heads_of(stencil, encoder)
+    heads = heads_of(stencil, encoder, head_dim)
     normalise, sharpness = _sharpened(heads, normalise, sharpness)
     layer = MultiHeadSelfAttention(
         heads,
@@ -204,6 +215,8 @@ def check_options(**options: Any) -> None:
     _chosen("evaluation", given.get("evaluation", "auto"), WAYS)
     _check_sharpness(given.get("sharpness"), torch.float64)  # of any format
     _chosen("boundary", given.get("boundary", "auto"), {"auto": None, **BOUNDARIES})
+    if given.get("head_dim") is not None:
+        check_head_dim(given["head_dim"])
     check_depth(given.get("depth", 1))
 
 

@@ -46,7 +46,7 @@ Layer = MultiHeadSelfAttention | Following | nn.Sequential
 Own = MultiHeadSelfAttention | nn.Sequential
 """What stands for a module that has its weight for a parameter: a layer, or several."""
 REFUSALS = ("raise", "keep")
-OF_CONVOLUTIONS = ("encoding", "boundary", "depth")
+OF_CONVOLUTIONS = ("encoding", "boundary", "head_dim", "depth")
 """Options that a pooling, one uniform head with a boundary of its own, does not take."""
 
 
@@ -109,7 +109,7 @@ def convert(
         report: whether to return what was replaced, and what was left and why, instead of a
             warning where something was left.
         options: as `attention_from_conv` takes them, for every convolution; the encoding, the
-            boundary and the depth, which a pooling has of its own, for convolutions alone.
+            boundary, the head dimension and the depth for convolutions alone.
 
     Returns:
         The copy, or the layer if the model is itself a convolution (with a depth above 1, an
@@ -239,6 +239,11 @@ class Conversion:
             raise ValueError(
                 f"depth is {len(layer)}, and the module makes its weight or its padding anew at "
                 "each call; accepted: depth=1, or a module whose weight is a plain parameter"
+            )
+        if found.live.weight is not None and self.options.get("head_dim") is not None:
+            raise ValueError(
+                f"head_dim is {self.options['head_dim']}, and the module makes its weight anew at "
+                "each call; accepted: None, or a module whose weight is a plain parameter"
             )
         return Following(layer, source, recognise)
 

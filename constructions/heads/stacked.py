@@ -22,6 +22,7 @@ from torch import Tensor
 from constructions.formats import accumulator, unit_roundoff
 from constructions.geometry.geometry import Geometry
 from constructions.geometry.window import WindowGeometry
+from constructions.heads.skeletons import skeleton
 from constructions.sources import Stencil
 from constructions.sources.native import NativeConvolution
 
@@ -361,44 +362,3 @@ def train(kernel: Tensor) -> tuple[Tensor, ...]:
     last = torch.stack([rest.reshape(width, taps[-1], outputs) for rest in left])
     parts.append(last.permute(2, 0, 1, 3))
     return tuple(part.to(kernel).contiguous() for part in parts)
-
-
-def skeleton(matrix: Tensor, roundoff: float) -> tuple[Tensor, Tensor]:
-    """A matrix (n, m) as a product (n, r) (r, m), r its rank but at least 1; one side is its own.
-
-    Singular values below max(n, m) u σ_1 count as zero. Where all rows, or all columns, that are
-    not zero are independent, they are handed on and the other factor selects them; else the second
-    factor is made of rows.
-
-    Args:
-        matrix: in float64.
-        roundoff: u.
-    """
-    rows, columns = (matrix != 0).any(dim=1), (matrix != 0).any(dim=0)
-    own = matrix[rows][:, columns]
-    if not own.numel():
-        return matrix.new_zeros(len(matrix), 1), matrix.new_zeros(1, matrix.shape[1])
-    singular = torch.linalg.svdvals(own)
-    rank = int((singular > max(own.shape) * roundoff * singular[0]).sum())
-    if rank == len(own):
-        return torch.eye(len(matrix)).to(matrix)[:, rows], matrix[rows]
-    if rank == own.shape[1]:
-        return matrix[:, columns], torch.eye(matrix.shape[1]).to(matrix)[columns]
-    chosen, across = _pivots(own, rank)
-    first = matrix.new_zeros(len(matrix), rank)
-    combined = torch.linalg.solve(own[chosen][:, across], own[:, across], left=False)
-    combined[chosen] = torch.eye(rank).to(matrix)
-    first[rows] = combined
-    return first, matrix[rows][chosen]
-
-
-def _pivots(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """Rows and columns of Gaussian elimination with complete pivoting."""
-    left, rows, columns = matrix.clone(), [], []
-    for _ in range(rank):
-        row, column = divmod(int(left.abs().argmax()), left.shape[1])
-        left = left - torch.outer(left[:, column] / left[row, column], left[row])
-        left[row], left[:, column] = 0.0, 0.0
-        rows.append(row)
-        columns.append(column)
-    return torch.tensor(rows), torch.tensor(columns)

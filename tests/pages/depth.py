@@ -12,7 +12,7 @@ from pathlib import Path
 
 from torch import nn
 
-from constructions.heads import stacked
+from constructions.heads.stacked import plan
 from constructions.sources import stencil_of
 from tests.support.ledger import ROOT
 from theory.depth_buys_heads import least_heads
@@ -34,7 +34,7 @@ def heads(side: int, depth: int, boundary: str = OWN) -> int:
     if depth == 1:
         return side**2
     stencil = stencil_of(nn.Conv2d(1, 1, side, padding=side // 2, device="meta"))
-    return sum(stacked.plan(stencil, depth, boundary).heads)
+    return sum(plan(stencil, depth, boundary).heads)
 
 
 @cache

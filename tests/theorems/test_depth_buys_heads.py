@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from constructions import assert_equivalent, attention_from_conv, certify
 from constructions.certificate.stacks import multiplied
 from constructions.formats import FORMATS
-from constructions.heads import stacked
-from constructions.heads.stacked import digits, steps_of
+from constructions.heads.stacked import digits, plan, steps_of
 from constructions.sources import stencil_of
 from tests.support.helpers import filled, integers
 from tests.support.ledger import record
@@ -67,11 +66,6 @@ def stack_of(case: Case, depth: int, boundary: str = "auto", **options: Any) -> 
     return None
 
 
-def without_output_size(case: Case) -> Case:
-    """A stack is called with an image alone."""
-    return Case(case.conv, case.x)
-
-
 def selects(stack: Any, conv: Any) -> bool:
     """Whether every way through the layers has just its tap's matrix: no factor was rounded."""
     parts = [
@@ -96,9 +90,9 @@ def test_proof_runs() -> None:
 @given(case=integer_cases(torch.float64), boundary=st.sampled_from(GRIDS))
 def test_layers_of_as_many_axes_are_the_convolution_bit_for_bit(case: Case, boundary: str) -> None:
     # Equations (5) and (7): every option of torch, transposed convolutions too.
-    case = without_output_size(case)
     axes = OF_AXES[type(case.conv)]
     assume(axes > 1)
+    assume(case.output_size is None)  # a stack is called with an image alone
     stack = layers_of(case.conv, depth=axes, boundary=boundary)
     assert [layer.num_heads for layer in stack] == list(case.conv.kernel_size)
     truth = convolve_module(case.conv, case.x)
@@ -111,7 +105,7 @@ def test_layers_of_as_many_axes_are_the_convolution_bit_for_bit(case: Case, boun
 @exact
 @given(case=integer_cases(torch.float64, [nn.Conv3d, nn.ConvTranspose3d]))
 def test_two_layers_of_a_volume_are_the_first_axis_and_the_rest(case: Case) -> None:
-    case = without_output_size(case)
+    assume(case.output_size is None)
     stack = layers_of(case.conv, depth=2)
     first, *rest = case.conv.kernel_size
     assert [layer.num_heads for layer in stack] == [first, math.prod(rest)]
@@ -228,7 +222,7 @@ def test_heads_grow_like_the_logarithm_of_the_kernel(
 ) -> None:
     # After (11): on the padded grid no number of layers does with fewer.
     conv = nn.Conv2d(1, 1, side, padding=side // 2)
-    found = stacked.plan(stencil_of(conv), depth, boundary).heads
+    found = plan(stencil_of(conv), depth, boundary).heads
     assert found == (3,) * depth
     assert sum(found) == heads
     assert least_heads(side**2) <= heads

@@ -11,7 +11,8 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from constructions import MultiHeadSelfAttention, attention_from_conv, certify, convert, revert
-from constructions.heads.stacked import native_of, skeleton
+from constructions.heads.skeletons import skeleton
+from constructions.heads.stacked import native_of
 from constructions.sources import stencil_of
 from tests.support.helpers import filled, integers, refused
 
