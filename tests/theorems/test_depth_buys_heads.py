@@ -308,10 +308,10 @@ def test_no_layers_have_fewer_heads_than_the_least(rank_of_kernel: int, heads: l
 @pytest.mark.parametrize("dtype", FORMATS, ids=str)
 @given(data=st.data())
 def test_error_of_a_stack_is_within_its_certificate(
-    dtype: torch.dtype, data: st.DataObject
+    data: st.DataObject, device: str, dtype: torch.dtype
 ) -> None:
     # Equations (12) to (14), saturated or not.
-    case = data.draw(real_cases(dtype, [nn.Conv1d, nn.Conv2d]))
+    case = data.draw(real_cases(dtype, [nn.Conv1d, nn.Conv2d])).to(device)
     assume(case.x.numel())
     depth = OF_AXES[type(case.conv)] + data.draw(st.integers(0, 1), label="more")
     assume(depth > 1)
@@ -321,7 +321,7 @@ def test_error_of_a_stack_is_within_its_certificate(
     if stack is None:
         return
     certificate = certify(stack, case.conv, case.x)
-    record(ratio=certificate.ratio, dtype=dtype)
+    record(ratio=certificate.ratio, device=device, dtype=dtype)
     assert certificate.holds
     assert bool((certificate.leak == 0).all()) or sharpness is not None
 

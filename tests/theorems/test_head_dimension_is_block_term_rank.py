@@ -124,10 +124,10 @@ def test_full_rank_is_dealt_out_without_rounding() -> None:
 @pytest.mark.parametrize("dtype", FORMATS, ids=str)
 @given(data=st.data())
 def test_error_of_a_narrow_layer_is_within_its_certificate(
-    dtype: torch.dtype, data: st.DataObject
+    data: st.DataObject, device: str, dtype: torch.dtype
 ) -> None:
     # Equation (8), saturated or not, with any way of computing.
-    case = data.draw(real_cases(dtype))
+    case = data.draw(real_cases(dtype)).to(device)
     assume(case.conv.groups == 1)
     head_dim = data.draw(head_dims, label="head_dim")
     sharpness = data.draw(st.none() | sharpnesses(), label="sharpness")
@@ -139,7 +139,7 @@ def test_error_of_a_narrow_layer_is_within_its_certificate(
         case.conv, head_dim=head_dim, sharpness=sharpness, evaluation=evaluation
     )
     certificate = certify(layer, case.conv, case.x, output_size=case.output_size)
-    record(ratio=certificate.ratio, dtype=dtype)
+    record(ratio=certificate.ratio, device=device, dtype=dtype)
     assert certificate.holds
 
 

@@ -149,6 +149,23 @@ def test_matrix_is_a_product_of_its_rank(shape: tuple[int, int], rank: int, zero
         assert torch.equal(first @ second, matrix)
 
 
+def test_stack_of_a_transposed_convolution_takes_no_output_size() -> None:
+    conv = nn.ConvTranspose2d(1, 1, 3, stride=2)
+    stack: Any = attention_from_conv(conv, depth=2)
+    x = integers(1, 1, 2, 3)
+    assert certify(stack, conv, x).holds
+    with refused(ValueError, "output_size", "[6, 8]", "None for layers in a sequence"):
+        certify(stack, conv, x, output_size=[6, 8])
+
+
+def test_kernel_of_one_tap_has_layers_of_one_head() -> None:
+    conv = filled(nn.Conv1d(2, 3, 1, stride=2).double())
+    layers = stack_of(conv, 3)
+    assert [layer.num_heads for layer in layers] == [1, 1, 1]
+    x = integers(1, 2, 5, dtype=torch.float64)
+    assert torch.equal(nn.Sequential(*layers)(x), conv(x))
+
+
 def test_zero_kernel_has_one_channel_between_its_layers() -> None:
     conv = nn.Conv2d(2, 3, 3, padding=1)
     nn.init.zeros_(conv.weight)
