@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 
 def rank_of(matrix: Tensor, roundoff: float) -> int:
-    """The rank of a matrix in float64: singular values below max(n, m) u σ_1 count as zero.
+    """The rank of a matrix in float64: singular values up to max(n, m) u σ_1 count as zero.
 
     Args:
         matrix: (n, m).
@@ -15,8 +17,15 @@ def rank_of(matrix: Tensor, roundoff: float) -> int:
     """
     if not matrix.numel():
         return 0
-    singular = torch.linalg.svdvals(matrix)
+    singular = torch.linalg.svdvals(scaled(matrix))
     return int((singular > max(matrix.shape) * roundoff * singular[0]).sum())
+
+
+def scaled(matrix: Tensor) -> Tensor:
+    """A matrix times the power of two that brings its largest modulus to about 1."""
+    _, exponent = math.frexp(float(matrix.abs().max()))
+    half = -exponent // 2
+    return matrix * 2.0**half * 2.0 ** (-exponent - half)  # at once it might overflow
 
 
 def skeleton(matrix: Tensor, roundoff: float) -> tuple[Tensor, Tensor]:
@@ -34,15 +43,16 @@ def skeleton(matrix: Tensor, roundoff: float) -> tuple[Tensor, Tensor]:
     own = matrix[rows][:, columns]
     if not own.numel():
         return matrix.new_zeros(len(matrix), 1), matrix.new_zeros(1, matrix.shape[1])
+    own = scaled(own)
     rank = rank_of(own, roundoff)
     if rank == len(own):
         return torch.eye(len(matrix)).to(matrix)[:, rows], matrix[rows]
     if rank == own.shape[1]:
         return matrix[:, columns], torch.eye(matrix.shape[1]).to(matrix)[columns]
     chosen, across = _pivots(own, rank)
-    first = matrix.new_zeros(len(matrix), rank)
+    first = matrix.new_zeros(len(matrix), len(chosen))
     combined = torch.linalg.solve(own[chosen][:, across], own[:, across], left=False)
-    combined[chosen] = torch.eye(rank).to(matrix)
+    combined[chosen] = torch.eye(len(chosen)).to(matrix)
     first[rows] = combined
     return first, matrix[rows][chosen]
 
@@ -52,6 +62,8 @@ def _pivots(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     left, rows, columns = matrix.clone(), [], []
     for _ in range(rank):
         row, column = divmod(int(left.abs().argmax()), left.shape[1])
+        if not left[row, column]:
+            break
         left = left - torch.outer(left[:, column] / left[row, column], left[row])
         left[row], left[:, column] = 0.0, 0.0
         rows.append(row)

@@ -24,7 +24,7 @@ from tests.support.oracle import convolve_module, exact_error, numbers
 from tests.support.proofs import claimed_equations, discharged_equations
 from tests.support.strategies import Case, integer_cases, real_cases, sharpnesses
 from theory import head_dimension_is_block_term_rank as theory
-from theory.depth_buys_heads import rank
+from theory.depth_buys_heads import factored, multiplied, rank
 from theory.head_dimension_is_block_term_rank import dimension, one_hot_heads, unfoldings
 
 SLUG = "head_dimension_is_block_term_rank"
@@ -224,25 +224,39 @@ def test_no_layer_has_fewer_heads_than_the_unfoldings_say(layer: Any) -> None:
 def test_heads_of_finite_logits_are_as_many_as_the_upper_bound(
     kernel: Tensor, head_dim: int, beyond: int
 ) -> None:
-    # Equation (5), in integers: one-hot terms, or those of a basis of the taps, made positive.
+    # Equation (5), in fractions: one-hot terms made positive, and one matrix more.
     taps, inputs, outputs = kernel.shape
-    whole = math.ceil(min(inputs, outputs) / min(head_dim, inputs, outputs))
-    layer = attention_from_conv(conv_of(kernel), head_dim=head_dim)
-    assume(torch.equal(layer.weight.detach(), conv_of(kernel).weight))
-    value, output = (m.squeeze(1).detach() for m in layer.head_matrices())
-    terms = value @ output
-    at = layer.positional_shift.long().squeeze(1)
-    keys = taps + beyond  # the last ones beyond the kernel
-    signed = torch.zeros(len(terms), keys, dtype=torch.float64)
-    signed[torch.arange(len(terms)), at] = 1
-    weights = torch.cat([signed + 2, torch.ones(1, keys)])
-    matrices = torch.cat([terms, -2 * terms.sum(dim=0, keepdim=True)])
-    assert bool((weights > 0).all())
-    wanted = torch.cat([kernel, kernel.new_zeros(beyond, inputs, outputs)])
-    assert torch.equal(torch.einsum("hn,hio->nio", weights, matrices), wanted)
-    if kernel.count_nonzero():
-        count = narrow_count(conv_of(kernel), head_dim)
-        assert count.upper <= len(terms) + whole
+    width = min(head_dim, inputs, outputs)
+    tap_matrices = fractions_of(kernel)
+    terms = []
+    for tap, matrix in enumerate(tap_matrices):
+        first, second = factored(matrix)
+        for start in range(0, len(second), width):
+            part = slice(start, start + width)
+            terms.append((tap, multiplied([row[part] for row in first], second[part])))
+    assert len(terms) == one_hot_heads(tap_matrices, width)
+    shift = 2
+    zero = [[Fraction(0)] * outputs] * inputs
+    for key in range(taps + beyond):  # the last ones beyond the kernel
+        weights = [int(tap == key) + shift for tap, _ in terms]
+        assert all(weight > 0 for weight in weights)
+        found = [
+            [
+                sum((w * m[i][j] for w, (_, m) in zip(weights, terms, strict=True)), Fraction(0))
+                - shift * sum((m[i][j] for _, m in terms), Fraction(0))
+                for j in range(outputs)
+            ]
+            for i in range(inputs)
+        ]
+        assert found == (tap_matrices[key] if key < taps else zero)
+    whole = math.ceil(min(inputs, outputs) / width)
+    mean = [
+        [sum((m[i][j] for _, m in terms), Fraction(0)) for j in range(outputs)]
+        for i in range(inputs)
+    ]
+    assert rank(mean) <= whole * width
+    if terms:
+        assert narrow_count(conv_of(kernel), head_dim).upper <= len(terms) + whole
 
 
 @exact

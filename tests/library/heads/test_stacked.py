@@ -149,6 +149,15 @@ def test_matrix_is_a_product_of_its_rank(shape: tuple[int, int], rank: int, zero
         assert torch.equal(first @ second, matrix)
 
 
+def test_subnormal_numbers_have_a_skeleton_too() -> None:
+    small = 2.0**-1074
+    matrix = integers(4, 2, dtype=torch.float64) @ integers(2, 5, dtype=torch.float64) * small
+    first, second = skeleton(matrix, 2.0**-53)
+    assert first.shape == (4, 2)
+    assert bool(first.isfinite().all())
+    assert all(any(torch.equal(row, other) for other in matrix) for row in second)
+
+
 def test_stack_of_a_transposed_convolution_takes_no_output_size() -> None:
     conv = nn.ConvTranspose2d(1, 1, 3, stride=2)
     stack: Any = attention_from_conv(conv, depth=2)
