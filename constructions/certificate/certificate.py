@@ -146,7 +146,7 @@ def certificate_of(
 
 
 def compared_stack(
-    layers: nn.Sequential, conv: AnySource, x: Tensor, output_size: Sequence[int] | None
+    layers: nn.Sequential, conv: AnySource, x: Tensor, output_size: Sequence[int] | None = None
 ) -> tuple[Comparison, tuple[Tensor, Tensor]]:
     """The convolution and its input, and the bound of layers one after another."""
     if output_size is not None:
@@ -154,9 +154,11 @@ def compared_stack(
             f"output_size is {output_size}; accepted: None for layers in a sequence, which is "
             "called with an image alone"
         )
+    for layer in layers_in(layers):
+        _check_content(layer)
     comparison = Comparison.of(conv, x)
     for layer in layers_in(layers):
-        check_fits(layer, x)
+        _check_fits(layer, x)
     stack = Stack.of(layers, conv)
     if stack is None:
         raise ValueError(
@@ -178,15 +180,20 @@ def compared(
         TypeError: as `certify`.
         ValueError: as `certify`.
     """
+    _check_content(layer)
     comparison = Comparison.of(conv, x, output_size)
-    check_fits(layer, x)
+    _check_fits(layer, x)
     return comparison
 
 
-def check_fits(layer: MultiHeadSelfAttention, x: Tensor) -> None:
-    """Raise a ValueError unless a layer has positions alone, and the input's dtype and device."""
+def _check_content(layer: MultiHeadSelfAttention) -> None:
+    """Raise a ValueError unless a layer's scores are of positions alone."""
     if layer.has_live_content():
         raise ValueError("layer has live content terms; accepted: scores of positions alone")
+
+
+def _check_fits(layer: MultiHeadSelfAttention, x: Tensor) -> None:
+    """Raise a ValueError unless a layer has the dtype and the device of the input."""
     for what, of_layer, of_x in (
         ("dtype", layer.dtype, x.dtype),
         ("device", layer.numbers.device, x.device),

@@ -10,7 +10,14 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from constructions import MultiHeadSelfAttention, attention_from_conv, certify, convert, revert
+from constructions import (
+    MultiHeadSelfAttention,
+    attention_from_conv,
+    certify,
+    certify_layers,
+    convert,
+    revert,
+)
 from constructions.heads.skeletons import skeleton
 from constructions.heads.stacked import native_of
 from constructions.sources import stencil_of
@@ -203,6 +210,28 @@ def test_network_is_converted_with_its_poolings_left_alone() -> None:
         of: Any = conv
         assert certify(layers, of, seen).holds
     assert torch.equal(copy.deepcopy(converted)(x), net(x))
+
+
+def test_network_of_stacks_is_certified_layer_by_layer_and_to_its_end() -> None:
+    net = nn.Sequential(
+        nn.Conv2d(1, 2, 3, padding=1),
+        nn.ReLU(),
+        nn.Sequential(nn.Conv2d(2, 2, 3), nn.Conv2d(2, 1, 1)),
+    ).double()
+    filled(net)
+    converted: Any = convert(net, depth=2)
+    x = integers(2, 1, 5, 6, dtype=torch.float64)
+    found = certify_layers(converted, net, x)
+    assert list(found.layers) == ["0", "2.0", "2.1"]
+    assert found.holds
+    assert not found.left
+    assert found.end_to_end is not None
+    assert bool((found.difference <= found.end_to_end).all())
+    with torch.no_grad():
+        converted[2][0][1].weight.mul_(1.5)
+    wrong = certify_layers(converted, net, x)
+    assert wrong.failing == ("2.0",)
+    assert "outputs fail" in wrong.diagnoses["2.0"]
 
 
 def test_convolution_itself_becomes_a_sequence() -> None:
