@@ -73,7 +73,9 @@ def _source_of(
             f"{name}: the layer was made of heads, and of no convolution; accepted: layers that "
             "`convert` or `attention_from_conv` has made"
         )
-    if layer.has_live_content() or not (layer.is_in_order() or layer.kind is Kind.MIXING):
+    # Heads that share a tap have no kernel stored; what they apply there adds up.
+    on_taps = layer.shares_structure() if not layer.stores_kernel else layer.is_in_order()
+    if layer.has_live_content() or not (on_taps or layer.kind is Kind.MIXING):
         raise ValueError(
             f"{name}: the layer is no convolution any more, since its content terms are live or "
             "its heads have left their taps; accepted: heads on the taps, each on its own. `lower` "

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from constructions.certificate.head_errors import HeadErrors
+from constructions.certificate.narrow import Applied
 from constructions.certificate.rounding import ROUND_UP, gamma
 from constructions.formats import DOUBLE, smallest_normal, smallest_subnormal, unit_roundoff
 from constructions.layer.soft_padding import SoftPadding
@@ -37,6 +38,7 @@ def layer_bound(
     stored: torch.dtype,
     products: Products | None = None,
     operands: Sequence[torch.dtype] = (),
+    applied: Applied | None = None,
 ) -> tuple[Tensor, Tensor]:
     """How far the layer can be from the convolution, at every output: equations (12) to (15).
 
@@ -49,22 +51,25 @@ def layer_bound(
         stored: the format of its output.
         products: how the device forms that sum; None for plain sums.
         operands: the formats in which its operands are stored, as `Products.growth` takes them.
+        applied: what narrow heads apply at each tap; None for its matrix itself. The equation (8)
+            is that of `head_dimension_is_block_term_rank`.
 
     Returns:
         leak and rounding, both float64 of the shape of `exact`. The rounding covers that of `exact`
         and of the leak too. It is inf where a sum of the layer may overflow, of which the theorem
         says nothing.
     """
-    magnitude = replace(stencil, matrices=stencil.matrices.abs())
+    moduli_of_taps = stencil.matrices.abs() if applied is None else applied.moduli
+    magnitude = replace(stencil, matrices=moduli_of_taps)
     bias: Tensor | float = 0.0
     if stencil.bias is not None:
         bias = stencil.bias.abs().reshape(-1, *(1 for _ in limit.shape[2:]))
     taps, _, channels, _ = stencil.matrices.shape
-    terms = taps * channels
+    terms = max(taps, 0 if applied is None else applied.heads) * channels
     formed = Products.plain(sums) if products is None else products
     # (14): the deviation itself, in float64, may err; that counts as if the layer had rounded it.
     errors = heads.rounding + heads.evaluated
-    weight, deviation = _most(stencil.matrices), _most(heads.deviation)
+    weight, deviation = _most(magnitude.matrices), _most(heads.deviation)
     operand = _most(limit) + deviation + _most(errors)
 
     # (12), the leak.
@@ -76,12 +81,18 @@ def layer_bound(
             leak = summed_moduli(magnitude, heads.deviation, sums)
         moduli += heads.deviation.abs()
 
+    amiss: Tensor | None = None
+    if applied is not None:  # (8)
+        amiss = summed_moduli(replace(stencil, matrices=applied.error), moduli + errors, sums)
+
     # (12), the rounding; (21) on a matrix unit.
     growth = formed.growth(terms + 1, *operands)
     largest = terms * weight * operand + _most(torch.as_tensor(bias))
     rounding, overflow = _rounding_of_sums(
         magnitude, moduli, errors, bias, terms, sums, growth, largest
     )
+    if amiss is not None:
+        rounding = rounding + amiss
     underflow = formed.lost(terms, weight + operand)
     rounding.add_(underflow + 2 * terms * smallest_subnormal(DOUBLE))  # the latter is of (14)
 

@@ -18,8 +18,10 @@ from constructions.certificate.bounds import layer_bound
 from constructions.certificate.comparison import Comparison
 from constructions.certificate.head_errors import HeadErrors
 from constructions.certificate.mixing import mixing_bound
+from constructions.certificate.narrow import Applied, applied_of
 from constructions.certificate.reproduction import where_to_read
 from constructions.certificate.selecting import selecting_errors
+from constructions.certificate.stacks import Stack, layers_in, stack_bound
 from constructions.certificate.uniform import uniform_errors
 from constructions.encodings import Mixing
 from constructions.evaluation import EVALUATIONS
@@ -83,7 +85,7 @@ class Certificate:
 
 
 def certify(
-    layer: MultiHeadSelfAttention,
+    layer: MultiHeadSelfAttention | nn.Sequential,
     conv: AnySource,
     x: Tensor,
     *,
@@ -99,8 +101,11 @@ def certify(
     transform its own convolution on a CPU (NNPACK), as `conv_error` then shows; the layer asks for
     plain sums.
 
+    Layers in a sequence, as a depth above 1 makes them, are bounded each on what it receives, and
+    what each may err by is carried through those after it (theorem `depth_buys_heads`).
+
     Args:
-        layer: an attention layer, as `attention_from_conv` returns it.
+        layer: an attention layer, or a sequence of them, as `attention_from_conv` returns it.
         conv: the convolution it is compared with.
         x: a finite input of both, batched or not.
         output_size: of a transposed convolution, as torch takes it.
@@ -113,27 +118,54 @@ def certify(
         ValueError: x is not finite; dtypes or devices differ; autocast is on; content terms are
             live; or the normaliser is not softmax and the weights are not saturated.
     """
-    if not isinstance(layer, MultiHeadSelfAttention):
+    layers = (layer,) if isinstance(layer, MultiHeadSelfAttention) else layers_in(layer)
+    if not layers:
         raise TypeError(
-            f"layer is a {type(layer).__name__}; accepted: a MultiHeadSelfAttention; "
-            "assert_equivalent takes any module"
+            f"layer is a {type(layer).__name__}; accepted: an nn.Sequential of layers, or a "
+            "MultiHeadSelfAttention; assert_equivalent takes any module"
         )
     return certificate_of(layer, conv, x, None, output_size)
 
 
 def certificate_of(
-    layer: MultiHeadSelfAttention,
+    layer: MultiHeadSelfAttention | nn.Sequential,
     conv: AnySource,
     x: Tensor,
     y: Tensor | None,
     output_size: Sequence[int] | None,
 ) -> Certificate:
     """That of what a layer has made of an input, y; None for what it makes of it now."""
-    comparison = compared(layer, conv, x, output_size)
-    bound = bound_of(comparison, layer, x.dtype)
+    if isinstance(layer, MultiHeadSelfAttention):
+        comparison = compared(layer, conv, x, output_size)
+        bound = bound_of(comparison, layer, x.dtype)
+    else:
+        comparison, bound = compared_stack(layer, conv, x, output_size)
     y = called(layer, x, output_size) if y is None else y
     check_shape(y, comparison, lambda: where_to_read(layer, conv, x, transforms=False))
     return held_against(comparison, bound, y, conv, x, output_size)
+
+
+def compared_stack(
+    layers: nn.Sequential, conv: AnySource, x: Tensor, output_size: Sequence[int] | None = None
+) -> tuple[Comparison, tuple[Tensor, Tensor]]:
+    """The convolution and its input, and the bound of layers one after another."""
+    if output_size is not None:
+        raise ValueError(
+            f"output_size is {output_size}; accepted: None for layers in a sequence, which is "
+            "called with an image alone"
+        )
+    for layer in layers_in(layers):
+        _check_content(layer)
+    comparison = Comparison.of(conv, x)
+    for layer in layers_in(layers):
+        _check_fits(layer, x)
+    stack = Stack.of(layers, conv)
+    if stack is None:
+        raise ValueError(
+            f"layer is a sequence of {len(layers)}; accepted: what attention_from_conv(conv, "
+            f"depth={len(layers)}) makes; assert_equivalent takes any module"
+        )
+    return comparison, stack_bound(comparison, stack, x, bound_of)
 
 
 def compared(
@@ -148,16 +180,26 @@ def compared(
         TypeError: as `certify`.
         ValueError: as `certify`.
     """
+    _check_content(layer)
+    comparison = Comparison.of(conv, x, output_size)
+    _check_fits(layer, x)
+    return comparison
+
+
+def _check_content(layer: MultiHeadSelfAttention) -> None:
+    """Raise a ValueError unless a layer's scores are of positions alone."""
     if layer.has_live_content():
         raise ValueError("layer has live content terms; accepted: scores of positions alone")
-    comparison = Comparison.of(conv, x, output_size)
+
+
+def _check_fits(layer: MultiHeadSelfAttention, x: Tensor) -> None:
+    """Raise a ValueError unless a layer has the dtype and the device of the input."""
     for what, of_layer, of_x in (
         ("dtype", layer.dtype, x.dtype),
         ("device", layer.numbers.device, x.device),
     ):
         if of_layer != of_x and not (what == "dtype" and layer.in_channels is None):
             raise ValueError(f"layer has {what} {of_layer}, x has {of_x}; accepted: the same")
-    return comparison
 
 
 def bound_of(
@@ -168,33 +210,44 @@ def bound_of(
     Nothing else asks for the kind.
     """
     encoding, window = layer.encoding, comparison.window
+    applied: Applied | None = None
     if window is not None:
         heads = uniform_errors(comparison.stencil, comparison.view, window, layer, dtype)
     elif isinstance(encoding, Mixing):
         return mixing_bound(comparison, encoding, layer)
     else:
-        heads = selecting_errors(comparison, layer)
+        applied = applied_of(comparison.stencil, layer)
+        heads = selecting_errors(comparison, layer, None if applied is None else applied.shifts)
     exact = accumulator(dtype)
     # One-hot heads hand on pixels as they are stored.
     handed_on = dtype if layer.is_saturated(dtype) else exact
-    return judged_by_heads(layer, dtype, handed_on)(comparison, heads)
+    return judged_by_heads(layer, dtype, handed_on, applied)(comparison, heads)
 
 
 def judged_by_heads(
-    layer: MultiHeadSelfAttention, dtype: torch.dtype, handed_on: torch.dtype
+    layer: MultiHeadSelfAttention,
+    dtype: torch.dtype,
+    handed_on: torch.dtype,
+    applied: Applied | None = None,
 ) -> Callable[[Comparison, HeadErrors], tuple[Tensor, Tensor]]:
     """The bound of a layer by what its heads do.
 
     Args:
-        layer: an attention layer with a head for each tap.
+        layer: an attention layer whose heads select taps.
         dtype: of its input.
         handed_on: the format of what its heads see.
+        applied: what its heads apply at each tap, if it is not the tap's matrix.
     """
     exact = accumulator(dtype)
     operation = EVALUATIONS[layer.evaluation].operation
     products = products_of(operation, exact, layer.numbers.device.type)
     return partial(
-        bound_by_heads, sums=exact, stored=dtype, products=products, operands=(dtype, handed_on)
+        bound_by_heads,
+        sums=exact,
+        stored=dtype,
+        products=products,
+        operands=(dtype if applied is None else exact, handed_on),
+        applied=applied,
     )
 
 
@@ -205,8 +258,9 @@ def bound_by_heads(
     stored: torch.dtype,
     products: Products,
     operands: Sequence[torch.dtype],
+    applied: Applied | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Leak and rounding of a layer with one head for each tap, of the output's shape."""
+    """Leak and rounding of a layer whose heads select taps, of the output's shape."""
     exact = comparison.exact
     spatial = exact.shape[2 - comparison.limit.dim() :]
     images = exact.reshape(-1, comparison.stencil.out_channels, *spatial)
@@ -219,6 +273,7 @@ def bound_by_heads(
         stored=stored,
         products=products,
         operands=operands,
+        applied=applied,
     )
     return leak.reshape(exact.shape), rounding.reshape(exact.shape)
 

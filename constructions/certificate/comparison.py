@@ -106,7 +106,8 @@ class Comparison:
         """The input with the keys of a boundary, and the height of the sink, if there is one."""
         rule, border = BOUNDARIES[boundary], self.stencil.border
         view = View.of(self.view.image, self.geometry, border, rule)
-        return view, rule.sink(border, self.geometry)
+        # The layer has its sink or not before it knows of an output size.
+        return view, rule.sink(border, self.stencil.geometry)
 
 
 def _check_no_autocast(device_type: str) -> None:

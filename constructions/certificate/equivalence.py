@@ -20,6 +20,7 @@ from constructions.certificate.certificate import (
     called,
     check_shape,
     compared,
+    compared_stack,
     held_against,
     judged_by_heads,
 )
@@ -28,6 +29,7 @@ from constructions.certificate.diagnosis import Suspect, told, where
 from constructions.certificate.head_errors import HeadErrors
 from constructions.certificate.reproduction import where_to_read
 from constructions.certificate.softened import Bound
+from constructions.certificate.stacks import Stack
 from constructions.formats import accumulator
 from constructions.layer.attention import MultiHeadSelfAttention
 from constructions.matrix_units import products_of
@@ -37,11 +39,11 @@ from constructions.sources import AnySource
 def assert_equivalent(layer: nn.Module, conv: AnySource, x: Tensor, leak: float = 0.0) -> None:
     """Raise an AssertionError unless a module computes a convolution, within rounding.
 
-    An attention layer of ours is held to its certificate. Any other module is held to the rounding
-    of a sum of the convolution's terms in any order in x's own dtype, plus the leak; where torch's
-    flags let x's device round the operands of float32 products, pixels, matrices and partial sums
-    may each be rounded so once. Transforms are not covered; the message names them where torch's
-    flags allow them.
+    An attention layer of ours, or layers in a sequence that stand for the convolution, are held to
+    their certificate. Any other module is held to the rounding of a sum of the convolution's terms
+    in any order in x's own dtype, plus the leak; where torch's flags let x's device round the
+    operands of float32 products, pixels, matrices and partial sums may each be rounded so once.
+    Transforms are not covered; the message names them where torch's flags allow them.
 
     The message says which outputs fail and what they have in common; which wrong construction the
     output agrees with, within that construction's own bound, if it is one that is known by name
@@ -66,10 +68,14 @@ def assert_equivalent(layer: nn.Module, conv: AnySource, x: Tensor, leak: float 
     if not 0.0 <= leak <= 1.0:
         raise ValueError(f"leak is {leak}; accepted: 0 to 1, the off-target mass of a head")
     own = layer if isinstance(layer, MultiHeadSelfAttention) else None
-    comparison = Comparison.of(conv, x) if own is None else compared(own, conv, x)
-    bound = (
-        bound_of_others(comparison, x, leak) if own is None else bound_of(comparison, own, x.dtype)
-    )
+    if own is not None:
+        comparison = compared(own, conv, x)
+        bound = bound_of(comparison, own, x.dtype)
+    elif isinstance(layer, nn.Sequential) and leak == 0 and Stack.of(layer, conv) is not None:
+        comparison, bound = compared_stack(layer, conv, x)
+    else:
+        comparison = Comparison.of(conv, x)
+        bound = bound_of_others(comparison, x, leak)
     y = called(layer, x)
     read = partial(where_to_read, layer, conv, x, transforms=own is None)
     check_shape(y, comparison, read)
@@ -108,17 +114,21 @@ def bound_of_others(comparison: Comparison, x: Tensor, leak: float) -> tuple[Ten
 
 
 def diagnosed(
-    layer: MultiHeadSelfAttention,
+    layer: MultiHeadSelfAttention | nn.Sequential,
     conv: AnySource,
     x: Tensor,
     output_size: Sequence[int] | None = None,
 ) -> str:
     """Where a layer of this package fails, and what it computes: lines of `assert_equivalent`."""
-    comparison = compared(layer, conv, x, output_size)
+    own = layer if isinstance(layer, MultiHeadSelfAttention) else None
+    if isinstance(layer, MultiHeadSelfAttention):
+        comparison = compared(layer, conv, x, output_size)
+        bound = bound_of(comparison, layer, x.dtype)
+    else:
+        comparison, bound = compared_stack(layer, conv, x, output_size)
     y = called(layer, x, output_size)
-    bound = bound_of(comparison, layer, x.dtype)
     certificate = held_against(comparison, bound, y, conv, x, output_size)
-    return "\n".join(_diagnosed(layer, comparison, certificate, y, x))
+    return "\n".join(_diagnosed(own, comparison, certificate, y, x))
 
 
 def _diagnosed(

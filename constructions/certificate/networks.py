@@ -24,6 +24,7 @@ from constructions.certificate.certificate import (
 )
 from constructions.certificate.equivalence import diagnosed
 from constructions.certificate.propagation import end_to_end
+from constructions.certificate.stacks import layers_in
 from constructions.conversion import Following
 from constructions.conversion.recognised import recognised
 from constructions.layer.attention import MultiHeadSelfAttention
@@ -197,14 +198,15 @@ class _Pair:
     """An attention layer and the convolution it stands for.
 
     Args:
-        called: the attention layer in the network, whose calls are recorded.
+        called: the attention layer in the network, whose calls are recorded, or layers in a
+            sequence.
         layer: the same with the weight that it has now: where it follows a module, a copy.
         conv: what it is held against.
         source: the module of the original network.
     """
 
-    called: MultiHeadSelfAttention
-    layer: MultiHeadSelfAttention
+    called: MultiHeadSelfAttention | nn.Sequential
+    layer: MultiHeadSelfAttention | nn.Sequential
     conv: AnySource
     source: nn.Module
 
@@ -217,6 +219,8 @@ def _pairs(converted: nn.Module, original: nn.Module) -> tuple[dict[str, _Pair],
     for path, module in converted.named_modules():
         if isinstance(module, Following):
             inner |= {id(part) for part in module.modules()}
+        elif _is_stack(module, original, path):
+            inner |= {id(layer) for layer in layers_in(module)}
         elif not isinstance(module, MultiHeadSelfAttention) or id(module) in inner:
             continue
         try:
@@ -232,6 +236,7 @@ def _pairs(converted: nn.Module, original: nn.Module) -> tuple[dict[str, _Pair],
             if isinstance(module, Following):
                 pairs[path] = _Pair(module.layer, module.current(), module.plain_of(source), source)
             else:
+                assert isinstance(module, MultiHeadSelfAttention | nn.Sequential)
                 pairs[path] = _Pair(module, module, recognised(source).plain, source)
         except TypeError as error:
             left[path] = str(error)
@@ -240,6 +245,16 @@ def _pairs(converted: nn.Module, original: nn.Module) -> tuple[dict[str, _Pair],
         if isinstance(module, SOURCES) and id(module) not in replaced and path not in left:
             left[path] = f"is a {type(module).__name__} in both networks"
     return pairs, left
+
+
+def _is_stack(module: nn.Module, original: nn.Module, path: str) -> bool:
+    """Whether a module is layers, one after another, in the place of one of the original."""
+    if not layers_in(module):
+        return False
+    try:
+        return isinstance(original.get_submodule(path), SOURCES)
+    except AttributeError:
+        return False
 
 
 # The networks, run --------------------------------------------------------------------------------
@@ -332,7 +347,8 @@ def _recorded(
 def _certificate_of(call: _Call) -> Certificate:
     """Of a call, some images at a time."""
     layer, conv, size = call.pair.layer, call.pair.conv, call.output_size
-    batched = call.x.dim() == layer.geometry.dimension + 2
+    first = layer if isinstance(layer, MultiHeadSelfAttention) else layers_in(layer)[0]
+    batched = call.x.dim() == first.geometry.dimension + 2
     images, outputs = (
         torch.split(t, IMAGES_AT_A_TIME) if batched and len(t) else (t,) for t in (call.x, call.y)
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from constructions.certificate.certificate import Certificate
 from constructions.certificate.comparison import Comparison
 from constructions.certificate.equivalence import bound_of_others
 from constructions.certificate.rounding import gamma
+from constructions.certificate.stacks import layers_in
 from constructions.conversion import Following
 from constructions.formats import DOUBLE, OWN, smallest_normal
 from constructions.layer.attention import MultiHeadSelfAttention
@@ -52,21 +54,29 @@ def end_to_end(
     given = iter(certificates)
     ours, theirs = x.clone(), x.clone()  # a module may work in place
     apart = torch.zeros(x.shape, dtype=DOUBLE)
-    for new, old in zip_longest(_links(converted), _links(original)):
+    for new, old in _links(converted, original):
         step = _after(new, old, given, ours, theirs, apart)
         if step is None:
             return None
+        assert new is not None
+        assert old is not None
         apart, ours, theirs = step, new(ours), old(theirs)
     return apart
 
 
-def _links(module: nn.Module) -> Iterator[nn.Module]:
-    """The modules of a chain, one after another."""
-    if type(module) is nn.Sequential and not _is_hooked(module):
-        for child in module:
-            yield from _links(child)
+def _links(
+    new: nn.Module | None, old: nn.Module | None
+) -> Iterator[tuple[nn.Module | None, nn.Module | None]]:
+    """The modules of two chains, one after another, each with that in its place."""
+    if _is_chain(new) and _is_chain(old):
+        for pair in zip_longest(new, old):
+            yield from _links(*pair)
     else:
-        yield module
+        yield new, old
+
+
+def _is_chain(module: nn.Module | None) -> TypeGuard[nn.Sequential]:
+    return type(module) is nn.Sequential and not _is_hooked(module)
 
 
 def _is_hooked(module: nn.Module) -> bool:
@@ -93,7 +103,8 @@ def _after(
     """
     if new is None or old is None or _is_hooked(old) or _is_hooked(new):
         return None
-    if isinstance(new, MultiHeadSelfAttention) and isinstance(old, SOURCES):
+    is_attention = isinstance(new, MultiHeadSelfAttention) or bool(layers_in(new))
+    if is_attention and isinstance(old, SOURCES):
         own = next(certificates).bound
         return (own + _spread(old, apart) + _rounding(old, theirs)) * OWN
     if type(new) is not type(old) or isinstance(new, Following):

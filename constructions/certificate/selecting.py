@@ -30,11 +30,18 @@ from constructions.matrix_units import Products
 from constructions.normalisers import Softmax
 
 
-def selecting_errors(comparison: Comparison, layer: MultiHeadSelfAttention) -> HeadErrors:
+def selecting_errors(
+    comparison: Comparison, layer: MultiHeadSelfAttention, shifts: Tensor | None = None
+) -> HeadErrors:
     """What the heads of the construction do to this input at the layer's sharpness.
 
     Nothing but the layer's part in the construction is read: its encoding, normaliser, boundary,
     evaluation, sharpness and dtype.
+
+    Args:
+        comparison: the convolution and the input.
+        layer: whose heads select.
+        shifts: of the heads of the construction, (H, d); None for a head for each tap.
 
     Raises:
         ValueError: the weights are not saturated, and the normaliser is not softmax, or nothing is
@@ -49,14 +56,14 @@ def selecting_errors(comparison: Comparison, layer: MultiHeadSelfAttention) -> H
         )
     parts = layer.encoding.axes(comparison.geometry.dimension)
     if parts is not None:
-        return Selecting.of(comparison, layer).by_axes(parts)
+        return Selecting.of(comparison, layer, shifts).by_axes(parts)
     mode = comparison.stencil.border.name
     if layer.boundary == "natural" and mode != "zeros":
         raise ValueError(
             f"layer has the natural border {mode!r} of {layer.encoding}, whose scores are not "
             "known to be sums over axes; accepted: a padded boundary, zeros, or a saturated layer"
         )
-    return Selecting.of(comparison, layer).by_scores()
+    return Selecting.of(comparison, layer, shifts).by_scores()
 
 
 def _one_hot_errors(comparison: Comparison, layer: MultiHeadSelfAttention) -> HeadErrors:
@@ -101,10 +108,16 @@ class Selecting:
     products: Products
 
     @classmethod
-    def of(cls, comparison: Comparison, layer: MultiHeadSelfAttention) -> Selecting:
+    def of(
+        cls,
+        comparison: Comparison,
+        layer: MultiHeadSelfAttention,
+        shifts: Tensor | None = None,
+    ) -> Selecting:
         """The heads of the convolution, of the kind that the layer has."""
         encoding, sharpness = layer.encoding, layer.sharpness
-        shifts = comparison.stencil.offsets.to("cpu", torch.float64)
+        if shifts is None:
+            shifts = comparison.stencil.offsets.to("cpu", torch.float64)
         view, sink_height = comparison.seen_by(layer.boundary)
         return cls(
             comparison=comparison,

@@ -8,9 +8,10 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, overload
 
 import torch
+from torch import nn
 
 from constructions.encodings import ENCODINGS, IMPOSSIBLE, Encoding, EncodingLike, complete_encoding
 from constructions.evaluation import AUTO, EVALUATIONS
@@ -18,6 +19,8 @@ from constructions.formats import accumulator
 from constructions.geometry.view import BOUNDARIES, Boundary, boundary_of
 from constructions.geometry.window import WindowGeometry
 from constructions.heads import Heads, Kind, heads_of
+from constructions.heads.narrow import check_head_dim
+from constructions.heads.stacked import MOST_LAYERS, stacked
 from constructions.layer.attention import Evaluation, MultiHeadSelfAttention
 from constructions.normalisers import (
     IMPOSSIBLE_NORMALISERS,
@@ -32,6 +35,34 @@ from constructions.sources import AnySource, Stencil, stencil_of
 Part = TypeVar("Part")
 
 
+@overload
+def attention_from_conv(
+    conv: AnySource,
+    *,
+    encoding: str | EncodingLike = ...,
+    normaliser: str | NormaliserLike = ...,
+    sharpness: float | None = ...,
+    boundary: str = ...,
+    evaluation: str = ...,
+    head_dim: int | None = ...,
+    depth: Literal[1] = ...,
+) -> MultiHeadSelfAttention: ...
+
+
+@overload
+def attention_from_conv(
+    conv: AnySource,
+    *,
+    encoding: str | EncodingLike = ...,
+    normaliser: str | NormaliserLike = ...,
+    sharpness: float | None = ...,
+    boundary: str = ...,
+    evaluation: str = ...,
+    head_dim: int | None = ...,
+    depth: int,
+) -> MultiHeadSelfAttention | nn.Sequential: ...
+
+
 def attention_from_conv(
     conv: AnySource,
     *,
@@ -40,7 +71,9 @@ def attention_from_conv(
     sharpness: float | None = None,
     boundary: str = "auto",
     evaluation: str = "auto",
-) -> MultiHeadSelfAttention:
+    head_dim: int | None = None,
+    depth: int = 1,
+) -> MultiHeadSelfAttention | nn.Sequential:
     """Build the attention layer that computes a given convolution, one head for each tap.
 
     Head h attends to the key at (query + offset of tap h) and applies that tap's matrix:
@@ -65,28 +98,42 @@ def attention_from_conv(
         evaluation: "dense", every weight; "factored", soft padding and then the convolution;
             "fused", torch's `scaled_dot_product_attention`, where scores are exact in it; "flex",
             its FlexAttention; or "auto", the first of factored, fused and dense that applies.
+        head_dim: D_h, the dimension of every head: a tap whose matrix has a higher rank is shared
+            by several, Σ ⌈rank W_δ / D_h⌉ heads. Theorem: `head_dimension_is_block_term_rank`.
+            None for the smaller of the numbers of channels, one head for each tap.
+        depth: how many layers there are. Two express a kernel of K_1 x K_2 taps with K_1 + K_2
+            heads, the first axis first; as many as axes, an axis each; more, or two in one
+            dimension, take an axis in steps of 1, 2, 4 or others, so that heads grow like log K:
+            on the image's own grid, or with boundary "padded" on the padded one. Theorem:
+            `depth_buys_heads`.
 
     Returns:
         The layer, of the convolution's dtype, device, training flag and requires_grad. Content and
-        per-head positional parameters are frozen.
+        per-head positional parameters are frozen. With a depth above 1, an `nn.Sequential` of such
+        layers, the bias in the last.
 
     Raises:
         TypeError: conv is not a convolution of torch's own, or is hooked, parametrised, lazy or
             complex; an argument has the wrong type.
         ValueError: an unsupported dtype, an unknown name, an encoding or a normaliser that cannot
             express the convolution (with the theorem that says so), a sharpness that is not
-            positive and finite, no sharpness where the normaliser is never one-hot, or an explicit
-            boundary or evaluation that does not apply.
+            positive and finite, no sharpness where the normaliser is never one-hot, an explicit
+            boundary or evaluation that does not apply, or a depth that the border, the stride or
+            the padding has no layers for.
     """
-    layer = expressed(
-        stencil_of(conv),
-        encoding=encoding,
-        normaliser=normaliser,
-        sharpness=sharpness,
-        boundary=boundary,
-        evaluation=evaluation,
-    )
-    return trained_as(conv, layer)
+    options: dict[str, Any] = {
+        "encoding": encoding,
+        "normaliser": normaliser,
+        "sharpness": sharpness,
+        "boundary": boundary,
+        "evaluation": evaluation,
+        "head_dim": head_dim,
+    }
+    stencil = stencil_of(conv)
+    if check_depth(depth) == 1:
+        return trained_as(conv, expressed(stencil, **options))
+    layers = (expressed(part, **options) for part in stacked(stencil, depth, boundary))
+    return nn.Sequential(*(trained_as(conv, layer) for layer in layers)).train(conv.training)
 
 
 def expressed(
@@ -97,6 +144,7 @@ def expressed(
     sharpness: float | None = None,
     boundary: str = "auto",
     evaluation: str = "auto",
+    head_dim: int | None = None,
 ) -> MultiHeadSelfAttention:
     """The layer that computes a stencil: the picture, a line a stage.
 
@@ -108,10 +156,12 @@ def expressed(
     )
     evaluations = _chosen("evaluation", evaluation, WAYS)
     _check_sharpness(sharpness, accumulator(stencil.matrices.dtype))
+    if head_dim is not None:
+        check_head_dim(head_dim)
     around = _chosen("boundary", boundary, {"auto": None, **BOUNDARIES})
 
     encoder, around = _at_the_border(stencil, encoder, normalise, around)
-    heads = heads_of(stencil, encoder)
+    heads = heads_of(stencil, encoder, head_dim)
     normalise, sharpness = _sharpened(heads, normalise, sharpness)
     layer = MultiHeadSelfAttention(
         heads,
@@ -126,6 +176,15 @@ def expressed(
     )
     _ = layer.evaluation  # raises where an explicit one does not apply
     return layer
+
+
+def check_depth(depth: object) -> int:
+    """Raise unless it is a number of layers."""
+    if isinstance(depth, bool) or not isinstance(depth, int):
+        raise TypeError(f"depth is a {type(depth).__name__}; accepted: an integer")
+    if not 1 <= depth <= MOST_LAYERS:
+        raise ValueError(f"depth is {depth}; accepted: 1 to {MOST_LAYERS} layers")
+    return depth
 
 
 WAYS: Mapping[str, Sequence[Evaluation]] = {
@@ -156,6 +215,9 @@ def check_options(**options: Any) -> None:
     _chosen("evaluation", given.get("evaluation", "auto"), WAYS)
     _check_sharpness(given.get("sharpness"), torch.float64)  # of any format
     _chosen("boundary", given.get("boundary", "auto"), {"auto": None, **BOUNDARIES})
+    if given.get("head_dim") is not None:
+        check_head_dim(given["head_dim"])
+    check_depth(given.get("depth", 1))
 
 
 def trained_as(source: AnySource, layer: MultiHeadSelfAttention) -> MultiHeadSelfAttention:

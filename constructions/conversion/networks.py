@@ -42,8 +42,12 @@ from constructions.sources.poolings import (
 )
 
 Model = TypeVar("Model", bound=nn.Module)
-Layer = MultiHeadSelfAttention | Following
+Layer = MultiHeadSelfAttention | Following | nn.Sequential
+Own = MultiHeadSelfAttention | nn.Sequential
+"""What stands for a module that has its weight for a parameter: a layer, or several."""
 REFUSALS = ("raise", "keep")
+OF_CONVOLUTIONS = ("encoding", "boundary", "head_dim", "depth")
+"""Options that a pooling, one uniform head with a boundary of its own, does not take."""
 
 
 @overload
@@ -56,7 +60,7 @@ def convert(
     example: Any = ...,
     report: Literal[False] = ...,
     **options: Any,
-) -> Model | MultiHeadSelfAttention | Following: ...
+) -> Model | Layer: ...
 
 
 @overload
@@ -69,7 +73,7 @@ def convert(
     example: Any = ...,
     report: Literal[True],
     **options: Any,
-) -> tuple[Model | MultiHeadSelfAttention | Following, Report]: ...
+) -> tuple[Model | Layer, Report]: ...
 
 
 def convert(
@@ -81,12 +85,7 @@ def convert(
     example: Any = None,
     report: bool = False,
     **options: Any,
-) -> (
-    Model
-    | MultiHeadSelfAttention
-    | Following
-    | tuple[Model | MultiHeadSelfAttention | Following, Report]
-):
+) -> Model | Layer | tuple[Model | Layer, Report]:
     """Replace every convolution and average pooling of a network by attention, in a copy of it.
 
     A module whose weight or padding is made in a way that is known (docs/networks.md has the list:
@@ -109,12 +108,12 @@ def convert(
             its adaptive poolings see.
         report: whether to return what was replaced, and what was left and why, instead of a
             warning where something was left.
-        options: as `attention_from_conv` takes them, for every convolution; the encoding, which a
-            pooling has of its own, for convolutions alone.
+        options: as `attention_from_conv` takes them, for every convolution; the encoding, the
+            boundary, the head dimension and the depth for convolutions alone.
 
     Returns:
-        The copy, or the layer if the model is itself a convolution; with `report`, a pair of that
-        and the report.
+        The copy, or the layer if the model is itself a convolution (with a depth above 1, an
+        `nn.Sequential` of layers); with `report`, a pair of that and the report.
 
     Raises:
         TypeError: model is not a module, or cannot be copied, or an argument has the wrong type; or
@@ -129,7 +128,7 @@ def convert(
     conversion = Conversion(model, handled, inplace, look, options)
     conversion.run(keep=on_refusal == "keep")
     told = Report(conversion.replaced, conversion.left)
-    result: Model | MultiHeadSelfAttention | Following = conversion.result
+    result: Model | Layer = conversion.result
     if report:
         return result, told
     if told.left:
@@ -165,15 +164,14 @@ class Conversion:
     ) -> None:
         self.model, self.handlers, self.inplace, self.look = model, handlers, inplace, look
         self.options = options
-        # A pooling has an encoding and a boundary of its own.
-        self.of_pooling = {n: o for n, o in options.items() if n not in ("encoding", "boundary")}
+        self.of_pooling = {n: o for n, o in options.items() if n not in OF_CONVOLUTIONS}
         self.like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
         self.replaced: dict[str, str] = {}
         self.left: dict[str, str] = {}
         self.layers: dict[int, Layer] = {}  # by id of what they replace
         self.memo: dict[int, Any] = {}  # of deepcopy
         self._owners: dict[int, tuple[str, AnyConvolution]] = {}
-        self._firsts: dict[int, MultiHeadSelfAttention] = {}
+        self._firsts: dict[int, Own] = {}
         self._biases: dict[int, nn.Parameter | None] = {}
 
     def run(self, keep: bool) -> None:
@@ -236,19 +234,31 @@ class Conversion:
         found = recognise(source)
         if found.live is None:
             return self._plain_layer(name, found.plain.train(source.training))
-        return Following(self._expressed(found), source, recognise)
+        layer = self._expressed(found)
+        if isinstance(layer, nn.Sequential):
+            raise ValueError(
+                f"depth is {len(layer)}, and the module makes its weight or its padding anew at "
+                "each call; accepted: depth=1, or a module whose weight is a plain parameter"
+            )
+        if found.live.weight is not None and self.options.get("head_dim") is not None:
+            raise ValueError(
+                f"head_dim is {self.options['head_dim']}, and the module makes its weight anew at "
+                "each call; accepted: None, or a module whose weight is a plain parameter"
+            )
+        return Following(layer, source, recognise)
 
     def _is_handled(self, module: nn.Module) -> bool:
         return any(kind in self.handlers for kind in type(module).__mro__)
 
-    def _expressed(self, found: Recognised) -> MultiHeadSelfAttention:
+    def _expressed(self, found: Recognised) -> Own:
         if isinstance(found.plain, POOLINGS):
             stencil = stencil_of(found.plain).to(self.like.device, torch.float64)
-            return expressed(stencil, **self.of_pooling)
-        return attention_from_conv(found.plain, **self.options)
+            return trained_as(found.plain, expressed(stencil, **self.of_pooling))
+        layer: Own = attention_from_conv(found.plain, **self.options)
+        return layer
 
-    def _plain_layer(self, name: str, module: Any) -> MultiHeadSelfAttention:
-        layer = trained_as(module, self._expressed(Recognised(module)))
+    def _plain_layer(self, name: str, module: Any) -> Own:
+        layer = self._expressed(Recognised(module))
         if isinstance(module, POOLINGS):
             return layer
         first_name, first = self._owners.setdefault(id(module.weight), (name, module))
@@ -257,7 +267,8 @@ class Conversion:
         else:
             _share_matrices(self._firsts[id(first)], layer, first_name, name)
         if module.bias is not None:
-            layer.bias = self._biases.setdefault(id(module.bias), layer.bias)
+            last = layers_of(layer)[-1]
+            last.bias = self._biases.setdefault(id(module.bias), last.bias)
         return layer
 
     def _adaptive(self, path: str, pool: AdaptivePooling) -> Recogniser | None:
@@ -393,7 +404,26 @@ def _of_one_window(windows: tuple[tuple[int, int], ...], pool: Any) -> Recognise
     return Recognised(kind(window, stride), Live(pad=checked))
 
 
-def _share_matrices(
+def layers_of(layer: Own) -> list[MultiHeadSelfAttention]:
+    """The attention layers of what stands for a module, in order."""
+    if isinstance(layer, MultiHeadSelfAttention):
+        return [layer]
+    return [part for part in layer if isinstance(part, MultiHeadSelfAttention)]
+
+
+def _share_matrices(first: Own, second: Own, first_name: str, name: str) -> None:
+    pairs = list(zip(layers_of(first), layers_of(second), strict=True))
+    alike = all(torch.equal(one.numbers, other.numbers) for one, other in pairs)
+    if len(pairs) > 1 and not alike:  # other paddings leave other taps at the query
+        raise TypeError(
+            f"shares its weight with {first_name}, whose layers look elsewhere; accepted: a weight "
+            "of its own, or depth=1"
+        )
+    for one, other in pairs:
+        _share_those_of(one, other, first_name, name)
+
+
+def _share_those_of(
     first: MultiHeadSelfAttention,
     second: MultiHeadSelfAttention,
     first_name: str,
@@ -457,8 +487,11 @@ def _ways_out(error: Exception) -> str:
 
 def _description(module: nn.Module, layer: Layer) -> str:
     """What stands where a module stood."""
-    attention = layer.layer if isinstance(layer, Following) else layer
-    told = f"{type(module).__name__} -> attention, {attention.num_heads} heads"
+    layers = [layer.layer] if isinstance(layer, Following) else layers_of(layer)
+    heads = sum(part.num_heads for part in layers)
+    told = f"{type(module).__name__} -> attention, {heads} heads"
+    if len(layers) > 1:
+        told += f" in {len(layers)} layers"
     return f"{told}, {layer.extra_repr()}" if isinstance(layer, Following) else told
 
 

@@ -9,20 +9,46 @@ from constructions.encodings import Encoding, Mixing
 from constructions.geometry.geometry import Geometry
 from constructions.geometry.window import WindowGeometry
 from constructions.heads.heads import Heads, Kind
+from constructions.heads.identify import IdentifiedHeads, identify
 from constructions.heads.mixing import combined, mixing
+from constructions.heads.narrow import NarrowCount, narrow, narrow_count
 from constructions.heads.per_tap import factored, per_tap
+from constructions.heads.stacked import stacked
 from constructions.heads.uniform import uniform
 from constructions.sources import Stencil
 
-__all__ = ["Heads", "Kind", "factors_of", "heads_of", "mixing", "per_tap", "uniform"]
+__all__ = [
+    "Heads",
+    "IdentifiedHeads",
+    "Kind",
+    "NarrowCount",
+    "factors_of",
+    "heads_of",
+    "identify",
+    "mixing",
+    "narrow",
+    "narrow_count",
+    "per_tap",
+    "stacked",
+    "uniform",
+]
 
 
-def heads_of(stencil: Stencil, encoding: Encoding) -> Heads:
+def heads_of(stencil: Stencil, encoding: Encoding, head_dim: int | None = None) -> Heads:
     """The heads that express a stencil with an encoding: uniform, mixing, or one for each tap.
 
+    With a head dimension, as many for each tap as it takes.
+
     Raises:
-        ValueError: as the construction.
+        ValueError: as the construction; or a head dimension where heads do not select taps.
     """
+    if head_dim is not None:
+        if isinstance(stencil.geometry, WindowGeometry) or isinstance(encoding, Mixing):
+            what = "an average pooling, whose head treats every channel alike and apart"
+            if isinstance(encoding, Mixing):
+                what = f"{encoding}, whose heads mix all taps"
+            raise ValueError(f"head_dim is {head_dim}; accepted: None, for {what}")
+        return narrow(stencil, encoding, head_dim)
     if isinstance(stencil.geometry, WindowGeometry):
         return uniform(stencil)
     if isinstance(encoding, Mixing):

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from constructions.encodings import Mixing
 from constructions.formats import accumulator, position_format
+from constructions.geometry.geometry import Geometry
 from constructions.heads import Heads, Kind
-from constructions.layer.structure import as_stored, by_head, products
+from constructions.layer.structure import as_stored, by_head, by_tap, products
 from constructions.sources.native import AnyNative, NativeConvolution
 from constructions.tracing import has_values
 
@@ -65,6 +66,7 @@ class HeadParameters(nn.Module):
         positional_sharpness: (1,), a buffer, or None when saturated.
     """
 
+    geometry: Geometry
     weight: Any  # a parameter, or what parametrisations and pruning make of it
     bias: nn.Parameter | None
     query: nn.Parameter | None
@@ -171,15 +173,14 @@ class HeadParameters(nn.Module):
         heads, native = self.heads, self.native
         if not isinstance(native, NativeConvolution):
             raise AttributeError("weight: the layer was made of heads, and of no convolution")
+        if not isinstance(self.encoding, Mixing):
+            return native.weight_of(by_tap(heads, self.geometry))
+        # M = b W, and b has as many independent columns as there are taps.
         matrices = products(heads, heads.dtype)
-        if isinstance(self.encoding, Mixing):
-            # M = b W, and b has as many independent columns as there are taps.
-            offsets = heads.shifts.detach().double()[: native.taps]
-            mixed = self.encoding.coefficients(offsets).to(matrices.device)
-            flat = matrices.to(mixed.dtype).flatten(1)
-            taps = torch.linalg.pinv(mixed) @ flat
-            matrices = taps.reshape(native.taps, *matrices.shape[1:]).to(heads.dtype)
-        return native.weight_of(matrices)
+        offsets = heads.shifts.detach().double()[: native.taps]
+        mixed = self.encoding.coefficients(offsets).to(matrices.device)
+        taps = torch.linalg.pinv(mixed) @ matrices.to(mixed.dtype).flatten(1)
+        return native.weight_of(taps.reshape(native.taps, *matrices.shape[1:]).to(heads.dtype))
 
     def _trained_matrices(self) -> tuple[Tensor | None, Tensor | None]:
         """W_val and W_out by head, None for the identity."""

@@ -105,15 +105,33 @@ def kernel(heads: Heads, geometry: Geometry, dtype: torch.dtype) -> Tensor:
     construction has it, this is a view of the other factor.
     """
     matrices = as_stored(products(heads, dtype))
-    size = geometry.kernel_size
     if not has_values(heads.shifts) or not are_in_order(heads.shifts, geometry):
-        strides = [math.prod(size[axis + 1 :]) for axis in range(len(size))]
-        taps = _taps(heads.shifts, geometry)
-        tap = (taps * heads.shifts.new_tensor(strides)).sum(dim=-1).long()
-        none = matrices.new_zeros(*matrices.shape[:3], geometry.taps)
-        matrices = none.index_add(3, tap, matrices)
+        matrices = on_taps(heads.shifts, geometry, matrices)
     groups, outputs, inputs, _ = matrices.shape
-    return matrices.reshape(groups * outputs, inputs, *size)
+    return matrices.reshape(groups * outputs, inputs, *geometry.kernel_size)
+
+
+def on_taps(shifts: Tensor, geometry: Geometry, matrices: Tensor) -> Tensor:
+    """What heads on the kernel's grid apply at each tap, (..., taps): heads of one shift add up.
+
+    Args:
+        shifts: of the heads, (H, d).
+        geometry: of the kernel.
+        matrices: (..., H).
+    """
+    size = geometry.kernel_size
+    strides = [math.prod(size[axis + 1 :]) for axis in range(len(size))]
+    tap = (_taps(shifts, geometry) * shifts.new_tensor(strides)).sum(dim=-1).long()
+    none = matrices.new_zeros(*matrices.shape[:-1], geometry.taps)
+    return none.index_add(-1, tap, matrices)
+
+
+def by_tap(heads: Heads, geometry: Geometry) -> Tensor:
+    """What heads on the kernel's grid apply at each tap, (taps, G, D_in / G, D_out / G)."""
+    matrices = products(heads, heads.dtype)
+    if not has_values(heads.shifts) or are_in_order(heads.shifts, geometry):
+        return matrices
+    return by_head(on_taps(heads.shifts.detach(), geometry, as_stored(matrices)))
 
 
 def are_in_order(shifts: Tensor, geometry: Geometry) -> bool:

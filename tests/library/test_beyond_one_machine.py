@@ -42,7 +42,8 @@ class Case(NamedTuple):
     @property
     def layer(self) -> MultiHeadSelfAttention:
         """The layer that computes the convolution."""
-        return attention_from_conv(self.conv, **self.options)
+        layer: MultiHeadSelfAttention = attention_from_conv(self.conv, **self.options)
+        return layer
 
     @property
     def in_factors(self) -> MultiHeadSelfAttention:

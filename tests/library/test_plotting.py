@@ -95,7 +95,9 @@ class Drawn:
     selects: bool = True
 
     def layer(self) -> MultiHeadSelfAttention:
-        return attention_from_conv(self.source, **self.options)  # type: ignore[arg-type]
+        source: Any = self.source
+        layer: MultiHeadSelfAttention = attention_from_conv(source, **self.options)
+        return layer
 
     def number(self) -> int:
         """Of the query, row-major."""

@@ -297,7 +297,7 @@ def test_option_is_refused(
 
 def test_unknown_option_is_refused() -> None:
     with pytest.raises(TypeError, match="'alpha'"):
-        attention_from_conv(nn.Conv1d(1, 1, 3), alpha=1.0)  # type: ignore[call-arg]
+        attention_from_conv(nn.Conv1d(1, 1, 3), alpha=1.0)  # type: ignore[call-overload]
 
 
 # Convolutions ---------------------------------------------------------------------------------

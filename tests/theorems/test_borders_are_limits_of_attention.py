@@ -544,6 +544,7 @@ def test_rows_of_natural_layers_leak_what_their_box_says(
 
 def without_sink(conv: Any, **options: Any) -> MultiHeadSelfAttention:
     """The natural layer, its sink forgotten."""
+    layer: MultiHeadSelfAttention
     layer = attention_from_conv(conv, boundary="natural", evaluation="dense", **options)
     layer.boundary_rule = replace(layer.boundary_rule, sink_height=None)
     return layer

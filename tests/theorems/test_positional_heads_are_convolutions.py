@@ -504,7 +504,7 @@ def test_other_sums_over_axes_are_within_their_bound_of_the_definition(
     # float32, so that the rounding of the scores, which the bound counts, is small beside it.
     case = Case(filled(nn.Conv2d(2, 3, 3, padding=1, stride=(2, 1)), 4), integers(2, 2, 5, 4))
     options: Any = {"encoding": name, "boundary": boundary, "evaluation": "dense"}
-    layer = attention_from_conv(case.conv, sharpness=1.5, **options)
+    layer: MultiHeadSelfAttention = attention_from_conv(case.conv, sharpness=1.5, **options)
     view = view_of(layer, case)
     keys, shifts = view.keys, layer.positional_shift.double()
     scale = layer.sharpness / layer.encoding.gap(shifts, keys)
@@ -1069,7 +1069,9 @@ def test_axes_in_the_wrong_order_are_rejected() -> None:
 
 
 def plain(**options: Any) -> MultiHeadSelfAttention:
-    return attention_from_conv(filled(nn.Conv2d(1, 1, 3, padding=1)), **options)
+    layer: MultiHeadSelfAttention
+    layer = attention_from_conv(filled(nn.Conv2d(1, 1, 3, padding=1)), **options)
+    return layer
 
 
 @control

@@ -749,9 +749,9 @@ def test_alibi_refuses_every_other_shift(rank: int) -> None:
     kernel: Any = (1,) * (rank - 1) + (2,)
     conv = filled(CONVOLUTIONS[rank - 1](1, 1, kernel))
     with refused(ValueError, "encoding", "Alibi", SLUG):
-        attention_from_conv(conv, encoding=Alibi())  # type: ignore[arg-type]
+        attention_from_conv(conv, encoding=Alibi())  # type: ignore[call-overload]
     with refused(ValueError, "encoding", "causal=True", SLUG if rank == 1 else "one dimension"):
-        attention_from_conv(conv, encoding=Alibi(causal=True))  # type: ignore[arg-type]
+        attention_from_conv(conv, encoding=Alibi(causal=True))  # type: ignore[call-overload]
 
 
 @control

@@ -50,6 +50,17 @@ def pair(sharpness: float | None = None) -> Pair:
 # Certificates -------------------------------------------------------------------------------------
 
 
+def test_output_size_takes_no_sink_away() -> None:
+    # The layer has one for its output padding, whatever size it is called with.
+    conv = nn.ConvTranspose1d(1, 1, 1, dilation=2, output_padding=1, bias=False)
+    nn.init.constant_(conv.weight, 0.5)
+    layer = attention_from_conv(conv, sharpness=0.5)
+    assert layer.has_sink
+    certificate = certify(layer, conv, torch.full((1, 1, 1), 0.5), output_size=[1])
+    assert certificate.holds
+    assert float(certificate.leak) > 0
+
+
 @pytest.mark.parametrize("sharpness", [None, 2.0], ids=str)
 def test_certificate_has_the_output_s_shape_in_float64(sharpness: float | None) -> None:
     case = pair(sharpness)

@@ -55,10 +55,10 @@ def compiles(test: Callable[..., None]) -> Callable[..., None]:
     return test
 
 
-def of(conv: nn.Module, evaluation: str, **options: Any) -> MultiHeadSelfAttention:
+def of(conv: Any, evaluation: str, **options: Any) -> MultiHeadSelfAttention:
     """The layer, nothing of it trained: neither kernel has all derivatives."""
-    layer: Any = attention_from_conv(conv, evaluation=evaluation, **options)  # type: ignore[arg-type]
-    return layer.requires_grad_(False)  # type: ignore[no-any-return]
+    layer: MultiHeadSelfAttention = attention_from_conv(conv, evaluation=evaluation, **options)
+    return layer.requires_grad_(False)
 
 
 # Fused --------------------------------------------------------------------------------------------

@@ -458,7 +458,9 @@ def test_network_trains_as_its_original_bit_for_bit(
 
 def soft(**options: Any) -> MultiHeadSelfAttention:
     """A layer with more inputs than outputs, in groups."""
-    return attention_from_conv(filled(nn.Conv2d(6, 4, 3, padding=1, groups=2)), **options)
+    conv = filled(nn.Conv2d(6, 4, 3, padding=1, groups=2))
+    layer: MultiHeadSelfAttention = attention_from_conv(conv, **options)
+    return layer
 
 
 @pytest.mark.parametrize(
