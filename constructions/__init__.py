@@ -18,6 +18,7 @@ from constructions.lowering import Cost, Lowered, lower
 from constructions.normalisers import Normaliser
 from constructions.reversion import revert
 from constructions.sources import Stencil
+from constructions.stock.stock import Stock
 
 __all__ = [
     "Certificate",
@@ -32,6 +33,7 @@ __all__ = [
     "Report",
     "SoftPadding",
     "Stencil",
+    "Stock",
     "View",
     "assert_equivalent",
     "attention_from_conv",

@@ -7,16 +7,22 @@ as the convolution is. A library is imported when its function is first asked fo
 from __future__ import annotations
 
 import importlib
+from typing import Any
 
 from constructions.stock.stock import Stock
 
-_WHERE: dict[str, str] = {}
+_WHERE: dict[str, str] = {
+    "decoder_layer": "transformer",
+    "encoder": "transformer",
+    "encoder_layer": "transformer",
+    "multihead_attention": "multihead",
+}
 """The module of each function."""
 
 __all__ = ["Stock", *_WHERE]
 
 
-def __getattr__(name: str) -> object:
+def __getattr__(name: str) -> Any:
     """A function of `_WHERE`, imported with its library when it is first asked for."""
     if name in _WHERE:
         return getattr(importlib.import_module(f"constructions.stock.{_WHERE[name]}"), name)

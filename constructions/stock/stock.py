@@ -36,6 +36,18 @@ class Stock(nn.Module):
     def image(self, y: object) -> Tensor:
         """The image, (N, D_out, *output), that the module's result holds."""
 
+    def bound(self, x: Tensor) -> Tensor | None:
+        """What the output for an image may err by, where a theorem of the module's says so.
+
+        Args:
+            x: (N, D_in, *spatial) or (D_in, *spatial), finite.
+
+        Returns:
+            float64, of the output's shape; None where the module's arithmetic is a sum of the
+            convolution's terms, of which `assert_equivalent` knows the rounding.
+        """
+        return None
+
     def forward(self, input: Tensor) -> Tensor:
         """Apply the module to an image.
 

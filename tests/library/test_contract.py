@@ -42,6 +42,7 @@ def test_door_holds_the_public_names_and_nothing_else() -> None:
         "Report",
         "SoftPadding",
         "Stencil",
+        "Stock",
         "View",
     }
     doors = {"certificate", "encodings", "heads", "normalisers"}

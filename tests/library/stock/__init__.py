@@ -1,0 +1,1 @@
+"""Tests of `constructions.stock`, for what torch alone is needed."""
