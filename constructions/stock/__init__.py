@@ -10,8 +10,10 @@ import importlib
 
 from constructions.stock.stock import Stock
 
-_WHERE: dict[str, str] = {}
-"""The module of each function."""
+_WHERE: dict[str, str] = {
+    "gpsa": "gpsa_attention",
+}
+"""The module of each function; none has the name of a function, which it would take the place of."""
 
 __all__ = ["Stock", *_WHERE]
 
