@@ -13,7 +13,7 @@ from constructions.stock.stock import Stock
 _WHERE: dict[str, str] = {
     "gpsa": "gpsa_attention",
 }
-"""The module of each function; none has the name of a function, which it would take the place of."""
+"""The module of each function, under another name: a submodule takes the place of its namesake."""
 
 __all__ = ["Stock", *_WHERE]
 
