@@ -11,7 +11,12 @@ import importlib
 from constructions.stock.stock import Stock
 
 _WHERE: dict[str, str] = {
+    "beit": "beit_attention",
     "gpsa": "gpsa_attention",
+    "gpt_oss": "gpt_oss_attention",
+    "llama": "llama_attention",
+    "swin": "swin_attention",
+    "t5": "t5_attention",
 }
 """The module of each function, under another name: a submodule takes the place of its namesake."""
 

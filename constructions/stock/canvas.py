@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from constructions.geometry.lattice import Lattice
 from constructions.geometry.padding_modes import Zeros, padded
@@ -20,6 +21,7 @@ from constructions.geometry.window import WindowGeometry
 from constructions.heads.heads import Heads
 from constructions.normalisers import Softmax
 from constructions.sources import AnyConvolution, Stencil, stencil_of
+from constructions.stock.stock import Stock
 
 BORDERS = "theorem borders_are_limits_of_attention"
 
@@ -64,12 +66,18 @@ class Canvas:
         return cls(geometry.pixels(shape), tokens, queries, moved)
 
     @classmethod
-    def of_pixels(cls, stencil: Stencil, shape: tuple[int, ...]) -> Canvas:
-        """One token a pixel.
+    def of_pixels(cls, stencil: Stencil, shape: tuple[int, ...], border: str) -> Canvas:
+        """One token a pixel, for a module whose scores make a border.
 
         Raises:
-            ValueError: an output has no pixel to ask for it, or no output is left.
+            ValueError: another border is asked for, an output has no pixel to ask for it, or no
+                output is left.
         """
+        if stencil.border.name != border and stencil.geometry.can_miss:
+            raise ValueError(
+                f"conv has padding_mode {stencil.border.name!r}; accepted: {border!r} or no "
+                f"padding, the border that the scores of this module make ({BORDERS})"
+            )
         pixels, queries = stencil.geometry.pixels(shape), stencil.geometry.queries(shape)
         if max(pixels.spacing) > 1 or any(
             last > end for last, end in zip(queries.last, pixels.last, strict=True)
@@ -77,7 +85,7 @@ class Canvas:
             raise ValueError(
                 f"conv makes an output of shape {queries.shape} of an image of shape {shape}; "
                 "accepted: one with no more outputs than pixels, not transposed, since the pixels "
-                f"are the tokens, and the border is made by their scores ({BORDERS})"
+                f"are the tokens, and the scores of this module make the border ({BORDERS})"
             )
         return cls(pixels, pixels, queries, (0,) * len(shape))
 
@@ -104,7 +112,7 @@ class Canvas:
         """One token a place, (N, tokens, width): the channels of its pixel, and zeros."""
         image = padded(x, self.pixels, self.tokens, Zeros())
         tokens = image.flatten(2).transpose(1, 2)
-        return torch.nn.functional.pad(tokens, (0, width - tokens.shape[2]))
+        return F.pad(tokens, (0, width - tokens.shape[2]))
 
     def select(self, y: Tensor, channels: int) -> Tensor:
         """The outputs, (N, channels, *output), of (N, tokens, width or more)."""
@@ -113,6 +121,48 @@ class Canvas:
         for axis, (places, origin) in enumerate(origins):
             image = image.index_select(2 + axis, places - origin)
         return image
+
+
+class OnCanvas(Stock):
+    """A module that takes one sequence of tokens, and returns one, alone or first of a tuple.
+
+    Args:
+        module: the target's own, its parameters set.
+        canvas: where the tokens stand.
+        channels: D_in and D_out.
+        width: of the tokens.
+        constant: whether the channel after those of the pixel is 1 at every token.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        canvas: Canvas,
+        channels: tuple[int, int],
+        width: int,
+        *,
+        constant: bool = False,
+    ) -> None:
+        super().__init__(module.eval(), canvas.pixels.shape, channels[0])
+        self.canvas, self.out_channels = canvas, channels[1]
+        self.width, self.constant = width, constant
+
+    def tokens(self, x: Tensor) -> tuple[object, ...]:
+        """One token a place, (N, tokens, width)."""
+        return (self.placed(x),)
+
+    def placed(self, x: Tensor) -> Tensor:
+        """The channels of every place, zeros, and the constant if there is one."""
+        tokens = self.canvas.place(x, self.width)
+        if self.constant:
+            tokens[..., self.in_channels] = 1
+        return tokens
+
+    def image(self, y: object) -> Tensor:
+        """The outputs, (N, D_out, *output)."""
+        first = y[0] if isinstance(y, tuple) else y
+        assert isinstance(first, Tensor)
+        return self.canvas.select(first, self.out_channels)
 
 
 # What every adapter asks of a convolution ---------------------------------------------------------
@@ -149,24 +199,32 @@ def stencil_for(
     return stencil, shape
 
 
-def gap_for(dtype: torch.dtype, sharpness: float | None) -> float:
+def gap_for(dtype: torch.dtype, sharpness: float | None, *, sink: bool = False) -> float:
     """The gap in score: the one that is given, or a power of two from which on weights are one-hot.
 
-    A power of two multiplies without rounding, so that scores are exact where integers are.
+    A power of two multiplies without rounding, so that scores are exact where integers are. A sink
+    stands at half of the gap, which has to do for it.
 
     Raises:
         ValueError: sharpness is not positive and finite.
     """
     if sharpness is None:
-        return float(2.0 ** math.ceil(math.log2(Softmax().one_hot_gap(dtype))))
+        return float(2.0 ** math.ceil(math.log2(Softmax().one_hot_gap(dtype) * (1 + sink))))
     if not 0 < sharpness < math.inf:
         raise ValueError(f"sharpness is {sharpness}; accepted: a positive, finite number or None")
     return float(sharpness)
 
 
-def dense_factors(heads: Heads) -> tuple[Tensor, Tensor]:
-    """W_val, (H, D_in, D_h), and W_out, (H, D_h, D_out), zeros between groups included."""
+def dense_factors(heads: Heads, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """W_val, (H, D_in, D_h), and W_out, (H, D_h, D_out), zeros between groups included.
+
+    With a bias the values have one more channel in and out, a constant that the first head hands
+    on: rows of attention sum to 1.
+    """
     value, output = (_blocks(part) for part in heads.matrices())
+    if bias is not None:
+        value, output = F.pad(value, (0, 1, 0, 1)), F.pad(output, (0, 0, 0, 1))
+        value[0, -1, -1], output[0, -1] = 1, bias
     return value, output
 
 

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from constructions.encodings import Quadratic
 from constructions.heads import per_tap
 from constructions.sources import AnyConvolution
-from constructions.stock.canvas import Canvas, dense_factors, gap_for, stencil_for
+from constructions.stock.canvas import Canvas, OnCanvas, dense_factors, gap_for, stencil_for
 from constructions.stock.libraries import required
 from constructions.stock.stock import Stock
 
@@ -20,24 +20,6 @@ THEOREM = "gated_heads_start_as_convolution_for_odd_sides"
 
 OPEN = 1024.0
 """A gate whose sigmoid is 1 in every format: its exponential, e^-1024, is 0."""
-
-
-class GPSA(Stock):
-    """timm's `GPSA`, its heads' places those of the taps and its gates open."""
-
-    def __init__(self, module: nn.Module, canvas: Canvas, channels: tuple[int, int]) -> None:
-        super().__init__(module, canvas.pixels.shape, channels[0])
-        self.canvas, self.out_channels = canvas, channels[1]
-        self.width = int(module.dim)  # type: ignore[arg-type]
-
-    def tokens(self, x: Tensor) -> tuple[object, ...]:
-        """One token a place of a square grid, (N, side², D)."""
-        return (self.canvas.place(x, self.width),)
-
-    def image(self, y: object) -> Tensor:
-        """The outputs, (N, D_out, *output)."""
-        assert isinstance(y, Tensor)
-        return self.canvas.select(y, self.out_channels)
 
 
 def gpsa(
@@ -65,7 +47,7 @@ def gpsa(
     stencil, shape = stencil_for(conv, spatial_shape, (2,))
     natural = stencil.border.name == "replicate" and stencil.geometry.can_miss
     if natural:
-        canvas = Canvas.of_pixels(stencil, shape)
+        canvas = Canvas.of_pixels(stencil, shape, "replicate")
         if len(set(canvas.shape)) > 1:
             raise ValueError(
                 f"spatial_shape is {shape}; accepted: a square, or another padding than replicate, "
@@ -96,7 +78,8 @@ def gpsa(
         outputs[: channels[1], :, :inner] = output.permute(2, 0, 1)
         if stencil.bias is not None:
             module.proj.bias[: channels[1]] = stencil.bias
-    return GPSA(module.to(stencil.matrices.device).eval(), canvas, channels)
+    module.to(stencil.matrices.device)
+    return OnCanvas(module, canvas, channels, count * width)
 
 
 def _check_scores(shifts: Tensor, side: int, dtype: torch.dtype) -> None:
