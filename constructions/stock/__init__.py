@@ -15,6 +15,7 @@ _WHERE: dict[str, str] = {
     "gpsa": "gpsa_attention",
     "gpt_oss": "gpt_oss_attention",
     "llama": "llama_attention",
+    "stand_alone": "stand_alone_attention",
     "swin": "swin_attention",
     "t5": "t5_attention",
 }
