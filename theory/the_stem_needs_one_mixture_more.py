@@ -29,22 +29,24 @@ THEOREM = Theorem(
     title="The stem needs one mixture more",
     gist="stand-alone self-attention: what a constant channel, and spatially varying values, buy",
     claim=(
-        "Without a constant channel, stand-alone self-attention expresses just the convolutions "
-        "without bias whose taps over the window are all alike, and its stem of M mixtures none "
-        "that needs more than M of r + [1 not in V] mixtures. "
+        "Without a constant channel stand-alone self-attention expresses just the convolutions "
+        "without bias whose taps over the window are all alike, and its stem of M mixtures just "
+        "ones with r + [1 not in V] ≤ M. "
         "Here V is the span of the kernel's entries as functions on the window, r its dimension. "
-        "With mixtures of any logits so many suffice, exactly; logits that are a sum over row and "
-        "column, as published, can need more: the 2 x 2 kernel of the identity matrix, for which "
-        "r + 1 = 2, takes three, two of them miss it by 2/3 or more in squares, and come as near "
-        "as one likes. A mixture for each of the n places of the window suffices for every kernel. "
-        "With a constant channel in each head's group and a window that holds the taps, the layer "
-        "between two pointwise ones expresses every convolution, zero borders included."
+        "With mixtures of any logits so many suffice, exactly. Logits that are a sum over row and "
+        "column, as published, can need more: the kernel ((1, 0), (0, 1)) of one channel, for "
+        "which r + 1 = 2, takes three; two of them miss it by more than 2/3 in squares, and come "
+        "as near to that as one likes. A mixture for each place of the window suffices for every "
+        "kernel. With a constant channel in each head's group, and a window that holds the taps, "
+        "the layer between two pointwise ones expresses every convolution as T3 does, zero borders "
+        "included."
     ),
     hypotheses=(
         "scores are q·(k + r), q and k linear in the pixels of query and key, r an embedding of "
         "the place in the window; keys and values beyond the edge are zeros",
-        "a layer that is equal to a convolution is so for all images in some neighbourhood of 0, "
-        "at a query whose window is on the grid",
+        "layer and convolution are equal for all images in some neighbourhood of 0, at a query "
+        "whose window is on the grid",
+        "the stem has one head",
         "mixtures: values are Σ_m p_m(a, b) W_m x, p a softmax over m",
     ),
     notation={
@@ -210,13 +212,18 @@ def _mixtures(proof: Proof) -> None:
         without = int(both.rank() > kernel.rank())
         shares, matrices = mixtures_of(kernel)
         proof.check(
-            f"{name}: {least_mixtures(kernel)} mixtures are r + [1 not in V]; shares that are "
-            "positive, of row sum 1, give the kernel",
-            least_mixtures(kernel) == kernel.rank() + without == shares.ncols()
+            f"{name}: with the constant beside it the rank is {least_mixtures(kernel)}, which is "
+            f"{kernel.rank()} + {without}",
+            least_mixtures(kernel) == kernel.rank() + without,
+            equation=5,
+        )
+        proof.check(
+            f"{name}: so many positive shares, of row sum 1, and their matrices give the kernel",
+            least_mixtures(kernel) == shares.ncols()
             and all(shares[i, j] > 0 for i in range(shares.nrows()) for j in range(shares.ncols()))
             and bool(shares * fmpq_mat([[1]] * shares.ncols()) == ones)
             and bool(shares * matrices == kernel.nrows() * kernel),
-            equation=5 if name == "zero" else 6,
+            equation=6,
         )
     e = sp.symbols("e2:6")
     free = sp.symbols("u2:6")
@@ -237,7 +244,7 @@ def _mixtures(proof: Proof) -> None:
 
 
 def _sums(proof: Proof) -> None:
-    x, k = sp.symbols("x k", positive=True)
+    x = sp.Symbol("x", positive=True)
     for size in (1, 2, 3, 4):
         own = sp.Matrix(size, size, lambda i, j: x if i == j else 1) / (x + size - 1)
         proof.check(
