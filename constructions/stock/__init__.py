@@ -18,6 +18,7 @@ _WHERE: dict[str, str] = {
     "stand_alone": "stand_alone_attention",
     "swin": "swin_attention",
     "t5": "t5_attention",
+    "vit": "vit_attention",
 }
 """The module of each function, under another name: a submodule takes the place of its namesake."""
 
