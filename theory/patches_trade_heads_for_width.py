@@ -202,7 +202,9 @@ def _ranks(proof: Proof) -> None:
         equation=3,
     )
     for side, reach in ((2, (1, 1)), (2, (3, 2)), (3, (4, 4))):
-        kernel = {(n,): [n * n + 3 * n + 7, n + 5] for n in range(-reach[0], reach[1] + 1)}
+        kernel: dict[Offset, list[int]] = {
+            (n,): [n * n + 3 * n + 7, n + 5] for n in range(-reach[0], reach[1] + 1)
+        }
         rows = [
             [v for line in patch_matrix(kernel, side, shift, 1) for v in line]
             for shift in patch_shifts(kernel, side)
@@ -280,12 +282,14 @@ def _boxes(proof: Proof) -> None:
 
 def _widths(proof: Proof) -> None:
     for size, reach in ((2, (1, 0)), (3, (1, 1)), (4, (1, 2)), (4, (2, 1))):
-        kernel = {(n,): [1 if n else 5] for n in range(-reach[0], reach[1] + 1)}
+        simple: dict[Offset, list[int]] = {
+            (n,): [1 if n else 5] for n in range(-reach[0], reach[1] + 1)
+        }
         proof.check(
             f"one axis, P = {size}, taps {-reach[0]} to {reach[1]}, 5 in the middle and 1: the "
             "matrices of -1, 0, 1 have ranks m, P, m'",
             all(
-                fmpq_mat(patch_matrix(kernel, size, (s,), 1)).rank() == part_rank((s,), size, reach)
+                fmpq_mat(patch_matrix(simple, size, (s,), 1)).rank() == part_rank((s,), size, reach)
                 for s in (-1, 0, 1)
             ),
             equation=7,

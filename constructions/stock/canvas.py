@@ -44,10 +44,12 @@ class Canvas:
     moved: tuple[int, ...]
 
     @classmethod
-    def with_zeros(cls, stencil: Stencil, shape: tuple[int, ...]) -> Canvas:
+    def with_zeros(
+        cls, stencil: Stencil, shape: tuple[int, ...], *, at_the_end: bool = False
+    ) -> Canvas:
         """Tokens at every place that a tap is asked for, zeros where there is no pixel.
 
-        A query is the token in the middle of its taps.
+        A query is the token in the middle of its taps, or at the end of them.
 
         Raises:
             ValueError: what stands beyond the edge is not zero, or no output is left.
@@ -61,7 +63,8 @@ class Canvas:
                 f"module make no border of their own ({BORDERS})"
             )
         reach = (r * (k - 1) for k, r in zip(geometry.kernel_size, geometry.dilation, strict=True))
-        moved = tuple(o + far // 2 for o, far in zip(tokens.origin, reach, strict=True))
+        part = 1 if at_the_end else 2
+        moved = tuple(o + far // part for o, far in zip(tokens.origin, reach, strict=True))
         queries = replace(geometry.queries(shape), origin=moved)
         return cls(geometry.pixels(shape), tokens, queries, moved)
 
@@ -197,6 +200,25 @@ def stencil_for(
     if len(shape) != d or min(shape) < 1:
         raise ValueError(f"spatial_shape is {shape}; accepted: {d} sizes of at least 1")
     return stencil, shape
+
+
+def looking_back(stencil: Stencil) -> Stencil:
+    """A convolution of one dimension that is padded so as to end at its query.
+
+    Raises:
+        ValueError: it is padded already, strided or transposed.
+    """
+    geometry = stencil.geometry
+    reach = tuple(r * (k - 1) for k, r in zip(geometry.kernel_size, geometry.dilation, strict=True))
+    plain = replace(geometry, before=(0,), after=(0,), query_spacing=(1,), transposed=False)
+    if geometry.dimension != 1 or geometry != plain:
+        raise ValueError(
+            f"conv is of {geometry.dimension} dimensions, with padding {geometry.before}, stride "
+            f"{geometry.query_spacing} and transposed {geometry.transposed}; accepted: nn.Conv1d "
+            "without padding and of stride 1 for causal=True, which puts the zeros before the "
+            f"first pixel ({BORDERS})"
+        )
+    return replace(stencil, geometry=replace(geometry, before=reach), border=Zeros())
 
 
 def gap_for(dtype: torch.dtype, sharpness: float | None, *, sink: bool = False) -> float:

@@ -11,7 +11,7 @@ import torch
 from constructions.encodings import BiasTable
 from constructions.heads import per_tap
 from constructions.sources import AnyConvolution
-from constructions.stock.canvas import Canvas, dense_factors, stencil_for
+from constructions.stock.canvas import Canvas, dense_factors, looking_back, stencil_for
 from constructions.stock.libraries import required
 from constructions.stock.rotations import (
     Rotated,
@@ -24,9 +24,13 @@ from constructions.stock.stock import Stock
 
 
 def gpt_oss(
-    conv: AnyConvolution, spatial_shape: Sequence[int], *, sharpness: float | None = None
+    conv: AnyConvolution,
+    spatial_shape: Sequence[int],
+    *,
+    sharpness: float | None = None,
+    causal: bool = False,
 ) -> Stock:
-    """A convolution as transformers' `GptOssAttention`, one head for each tap, without a mask.
+    """A convolution as transformers' `GptOssAttention`, one head for each tap.
 
     There is one token a pixel. Each head has a learned sink, a logit whose weight is dropped: half
     of the gap below the target's, it pads with zeros. Queries and keys are those of `llama`, the
@@ -40,6 +44,7 @@ def gpt_oss(
         spatial_shape: of the images, (length,).
         sharpness: gap in score between a target and other pixels, twice that of the sink; None for
             one at which weights are one-hot.
+        causal: as of `llama`; here the sinks are the zeros before the first pixel.
 
     Raises:
         ImportError: transformers does not load.
@@ -48,6 +53,8 @@ def gpt_oss(
             apart.
     """
     stencil, shape = stencil_for(conv, spatial_shape, (1,))
+    if causal:
+        stencil = looking_back(stencil)
     canvas = Canvas.of_pixels(stencil, shape, "zeros")
     heads = per_tap(stencil, BiasTable())
     zero = heads.shifts.new_zeros(stencil.out_channels, dtype=heads.dtype)
@@ -82,4 +89,4 @@ def gpt_oss(
     channels = stencil.in_channels, stencil.out_channels
     module.to(stencil.matrices.device)
     rotary.to(stencil.matrices.device)
-    return Rotated(module, rotary, canvas, channels, config.hidden_size)
+    return Rotated(module, rotary, canvas, channels, config.hidden_size, causal=causal)

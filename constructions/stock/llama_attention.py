@@ -11,7 +11,7 @@ import torch
 from constructions.encodings import BiasTable
 from constructions.heads import per_tap
 from constructions.sources import AnyConvolution
-from constructions.stock.canvas import Canvas, dense_factors, stencil_for
+from constructions.stock.canvas import Canvas, dense_factors, looking_back, stencil_for
 from constructions.stock.libraries import required
 from constructions.stock.rotations import (
     Rotated,
@@ -24,9 +24,13 @@ from constructions.stock.stock import Stock
 
 
 def llama(
-    conv: AnyConvolution, spatial_shape: Sequence[int], *, sharpness: float | None = None
+    conv: AnyConvolution,
+    spatial_shape: Sequence[int],
+    *,
+    sharpness: float | None = None,
+    causal: bool = False,
 ) -> Stock:
-    """A convolution as transformers' `LlamaAttention`, one head for each tap, without a mask.
+    """A convolution as transformers' `LlamaAttention`, one head for each tap.
 
     A channel of the tokens is 1; of it come constant queries and keys, which the module turns by
     their positions, and the bias: it needs none of its own, as Llama has none. An image of two or
@@ -38,6 +42,9 @@ def llama(
         conv: in float32 or float64.
         spatial_shape: of the images.
         sharpness: gap in score of a target; None for one at which weights are one-hot.
+        causal: whether the module has its causal mask, as in its model. The convolution, nn.Conv1d
+            without padding, then ends at its query: the outputs are those of
+            conv(F.pad(x, (dilation (K - 1), 0))). Without it there is no mask.
 
     Raises:
         ImportError: transformers does not load.
@@ -46,7 +53,9 @@ def llama(
             apart.
     """
     stencil, shape = stencil_for(conv, spatial_shape, (1, 2, 3))
-    canvas = Canvas.with_zeros(stencil, shape)
+    if causal:
+        stencil = looking_back(stencil)
+    canvas = Canvas.with_zeros(stencil, shape, at_the_end=causal)
     heads = per_tap(stencil, BiasTable())
     zero = heads.shifts.new_zeros(stencil.out_channels, dtype=heads.dtype)
     factors = dense_factors(heads, zero if stencil.bias is None else stencil.bias)
@@ -69,4 +78,5 @@ def llama(
     set_parameters(module, queries, rotations.key(config.head_dim), factors)
     module.to(stencil.matrices.device)
     rotary.to(stencil.matrices.device)
-    return Rotated(module, rotary, canvas, (stencil.in_channels, stencil.out_channels), width)
+    channels = stencil.in_channels, stencil.out_channels
+    return Rotated(module, rotary, canvas, channels, width, causal=causal)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from constructions.encodings.rotary import least_drop
 from constructions.formats import OWN, unit_roundoff
 from constructions.normalisers import Softmax
-from constructions.stock.canvas import OnCanvas
+from constructions.stock.canvas import Canvas, OnCanvas
 
 THEOREM = "rotations_select_shifts_without_resonance"
 
@@ -99,17 +99,37 @@ class Rotations:
 
 
 class Rotated(OnCanvas):
-    """A rotary module of transformers, with the tables of its own rotary embedding."""
+    """A rotary module of transformers, with the tables of its own rotary embedding.
 
-    def __init__(self, module: nn.Module, rotary: nn.Module, *arguments: Any) -> None:
-        super().__init__(module, *arguments, constant=True)
-        self.rotary = rotary
+    Args:
+        module: the target's own.
+        rotary: the embedding of the same model.
+        canvas: where the tokens stand.
+        channels: D_in and D_out.
+        width: of the tokens.
+        causal: whether the module is given its causal mask.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        rotary: nn.Module,
+        canvas: Canvas,
+        channels: tuple[int, int],
+        width: int,
+        *,
+        causal: bool,
+    ) -> None:
+        super().__init__(module, canvas, channels, width, constant=True)
+        self.rotary, self.causal = rotary, causal
 
     def tokens(self, x: Tensor) -> tuple[object, ...]:
-        """Tokens, cosines and sines of their positions, and no mask."""
+        """Tokens, cosines and sines of their positions, and the mask or None."""
         tokens = self.placed(x)
-        positions = torch.arange(tokens.shape[1], device=x.device).unsqueeze(0)
-        return tokens, self.rotary(tokens, positions), None
+        length = tokens.shape[1]
+        positions = torch.arange(length, device=x.device).unsqueeze(0)
+        mask = x.new_full((length, length), -math.inf).triu(1) if self.causal else None
+        return tokens, self.rotary(tokens, positions), mask
 
 
 def frequencies_of(rotary: Any) -> tuple[float, ...]:

@@ -21,6 +21,7 @@ from tests.pages.options import agrees, truth_of
 from tests.support.helpers import filled, integers, refused
 from tests.support.ledger import record
 from tests.support.libraries import imported
+from tests.support.oracle import convolve_module, exact_error, numbers
 from tests.support.strategies import (
     CONVOLUTIONS,
     TRANSPOSED,
@@ -322,6 +323,73 @@ def test_gradients_reach_the_image_and_the_module(name: str) -> None:
     (of_module,) = torch.autograd.grad(module(x).square().sum(), x)
     (of_conv,) = torch.autograd.grad(case.conv(x).square().sum(), x)
     assert torch.equal(of_module, of_conv)
+
+
+# Decoders, with their mask ------------------------------------------------------------------------
+
+decoders = pytest.mark.parametrize("name", ["llama", "gpt_oss"])
+
+
+@pytest.mark.evidence(ROTATIONS, "exact")
+@decoders
+@given(data=st.data(), dtype=st.sampled_from([torch.float32, torch.float64]))
+def test_decoder_with_its_causal_mask_is_the_causal_convolution_bit_for_bit(
+    data: st.DataObject, dtype: torch.dtype, name: str
+) -> None:
+    imported(TARGETS[name].where)
+    taps, dilation = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 3))
+    length, bias = data.draw(st.integers(1, 9)), data.draw(st.booleans())
+    conv = filled(nn.Conv1d(2, 3, taps, dilation=dilation, bias=bias, dtype=dtype))
+    x = integers(2, 2, length, dtype=dtype)
+    module: Any = getattr(stock, name)(conv, (length,), causal=True)
+    padded = nn.functional.pad(x, (dilation * (taps - 1), 0))
+    with torch.no_grad():
+        assert not exact_error(numbers(module(x)), convolve_module(conv, padded)).any()
+    *_, mask = module.tokens(x)
+    assert torch.equal(mask.isinf(), torch.ones_like(mask).triu(1).bool())
+    record(dtype=dtype)
+
+
+@pytest.mark.evidence(ROTATIONS, "control")
+@decoders
+def test_causal_mask_hides_the_taps_ahead(name: str) -> None:
+    case = Case(filled(nn.Conv1d(2, 3, 3, padding=1)), integers(2, 2, 6))
+    module = built(name, case.conv, case.x)
+    assert agrees(module, case, truth_of(case))
+    module.causal = True
+    assert not agrees(module, case, truth_of(case))
+
+
+@pytest.mark.evidence(ROTATIONS, "control")
+@decoders
+@pytest.mark.parametrize("wrong", [{"padding": 1}, {"stride": 2}], ids=str)
+def test_causal_module_of_another_convolution_is_refused(name: str, wrong: Any) -> None:
+    imported(TARGETS[name].where)
+    with refused(ValueError, "conv", next(iter(wrong)), "without padding and of stride 1"):
+        getattr(stock, name)(nn.Conv1d(1, 1, 3, **wrong), (6,), causal=True)
+    with refused(ValueError, "conv", "transposed True", "without padding and of stride 1"):
+        getattr(stock, name)(nn.ConvTranspose1d(1, 1, 3), (6,), causal=True)
+
+
+SINKS: dict[str, tuple[str, Any]] = {
+    "beit": ("relative_position_bias_table", -2),  # the class token as a key
+    "gpt_oss": ("sinks", slice(None)),
+}
+
+
+@pytest.mark.parametrize("name", SINKS)
+@pytest.mark.evidence("borders_are_limits_of_attention", "control")
+def test_without_its_sink_a_module_is_wrong_at_the_border_alone(name: str) -> None:
+    conv = filled(nn.Conv1d(2, 3, 3, padding=1))
+    x = integers(2, 2, 6)
+    module = built(name, conv, x)
+    parameter, place = SINKS[name]
+    with torch.no_grad():
+        module.module.get_parameter(parameter)[place] = -1e9
+        y, wanted = module(x), conv(x)
+    assert torch.equal(y[..., 1:-1], wanted[..., 1:-1])
+    assert not torch.equal(y[..., 0], wanted[..., 0])
+    assert not torch.equal(y[..., -1], wanted[..., -1])
 
 
 # Sizes --------------------------------------------------------------------------------------------
