@@ -7,6 +7,7 @@ as the convolution is. A library is imported when its function is first asked fo
 from __future__ import annotations
 
 import importlib
+from typing import Any
 
 from constructions.stock.stock import Stock
 
@@ -25,7 +26,7 @@ _WHERE: dict[str, str] = {
 __all__ = ["Stock", *_WHERE]
 
 
-def __getattr__(name: str) -> object:
+def __getattr__(name: str) -> Any:
     """A function of `_WHERE`, imported with its library when it is first asked for."""
     if name in _WHERE:
         return getattr(importlib.import_module(f"constructions.stock.{_WHERE[name]}"), name)

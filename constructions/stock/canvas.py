@@ -119,7 +119,7 @@ class Canvas:
 
     def select(self, y: Tensor, channels: int) -> Tensor:
         """The outputs, (N, channels, *output), of (N, tokens, width or more)."""
-        image = y[..., :channels].transpose(1, 2).unflatten(2, self.shape)
+        image = y[..., :channels].transpose(1, 2).reshape(len(y), channels, *self.shape)
         origins = zip(self.queries.axes(y.device), self.tokens.origin, strict=True)
         for axis, (places, origin) in enumerate(origins):
             image = image.index_select(2 + axis, places - origin)
@@ -252,5 +252,8 @@ def dense_factors(heads: Heads, bias: Tensor | None = None) -> tuple[Tensor, Ten
 
 def _blocks(part: Tensor) -> Tensor:
     """(H, G, rows, columns) as block-diagonal matrices (H, G rows, G columns)."""
-    blocks = [torch.block_diag(*matrices) for matrices in part.unbind(0)]
-    return torch.stack(blocks)
+    heads, groups, rows, columns = part.shape
+    whole = part.new_zeros(heads, groups, rows, groups, columns)
+    for group in range(groups):
+        whole[:, group, :, group] = part[:, group]
+    return whole.reshape(heads, groups * rows, groups * columns)

@@ -57,13 +57,12 @@ def gpt_oss(
         stencil = looking_back(stencil)
     canvas = Canvas.of_pixels(stencil, shape, "zeros")
     heads = per_tap(stencil, BiasTable())
-    zero = heads.shifts.new_zeros(stencil.out_channels, dtype=heads.dtype)
-    factors = dense_factors(heads, zero)
-    count, used, inner = factors[0].shape
-    width = max(used, stencil.out_channels)
+    factors = dense_factors(heads)
+    count, _, inner = factors[0].shape
+    width = count * math.ceil(max(stencil.in_channels + 1, stencil.out_channels) / count)
     library = required("transformers.models.gpt_oss.modeling_gpt_oss")
     config = library.GptOssConfig(
-        hidden_size=count * math.ceil(width / count),
+        hidden_size=width,
         num_attention_heads=count,
         num_key_value_heads=count,
         head_dim=head_dim_for(inner),
@@ -80,7 +79,8 @@ def gpt_oss(
     rotations = Rotations(frequencies_of(rotary), heads.dtype, length, reach)
     scale = rotations.scale(sharpness, heads.dtype, sink=True)
     queries = rotations.queries(shifts, scale, config.head_dim)
-    set_parameters(module, queries, rotations.key(config.head_dim), factors)
+    key = rotations.key(config.head_dim)
+    set_parameters(module, queries, key, factors, stencil.in_channels)
     with torch.no_grad():
         # A target scores s F, all its cosines 1.
         module.sinks.fill_(scale * (len(rotations.frequencies) - rotations.drop / 2))
@@ -89,4 +89,4 @@ def gpt_oss(
     channels = stencil.in_channels, stencil.out_channels
     module.to(stencil.matrices.device)
     rotary.to(stencil.matrices.device)
-    return Rotated(module, rotary, canvas, channels, config.hidden_size, causal=causal)
+    return Rotated(module, rotary, canvas, channels, width, causal=causal)

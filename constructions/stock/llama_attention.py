@@ -57,10 +57,9 @@ def llama(
         stencil = looking_back(stencil)
     canvas = Canvas.with_zeros(stencil, shape, at_the_end=causal)
     heads = per_tap(stencil, BiasTable())
-    zero = heads.shifts.new_zeros(stencil.out_channels, dtype=heads.dtype)
-    factors = dense_factors(heads, zero if stencil.bias is None else stencil.bias)
-    count, used, inner = factors[0].shape
-    width = count * math.ceil(max(used, stencil.out_channels) / count)
+    factors = dense_factors(heads, stencil.bias)
+    count, _, inner = factors[0].shape
+    width = count * math.ceil(max(stencil.in_channels + 1, stencil.out_channels) / count)
     library = required("transformers.models.llama.modeling_llama")
     config = library.LlamaConfig(
         hidden_size=width,
@@ -75,7 +74,8 @@ def llama(
     rotations = Rotations(frequencies_of(rotary), heads.dtype, length, length - 1)
     scale = rotations.scale(sharpness, torch.float32)  # in which the module forms its softmax
     queries = rotations.queries(canvas.flat(canvas.shifts(heads)), scale, config.head_dim)
-    set_parameters(module, queries, rotations.key(config.head_dim), factors)
+    key = rotations.key(config.head_dim)
+    set_parameters(module, queries, key, factors, stencil.in_channels)
     module.to(stencil.matrices.device)
     rotary.to(stencil.matrices.device)
     channels = stencil.in_channels, stencil.out_channels

@@ -63,7 +63,7 @@ def patch_heads(matrices: dict[tuple[int, ...], Tensor], head_dim: int) -> list[
     for shift, matrix in matrices.items():
         rows, columns = (matrix.any(dim=1).nonzero()[:, 0], matrix.any(dim=0).nonzero()[:, 0])
         chosen = rows if len(rows) <= len(columns) else columns
-        for part in chosen.split(head_dim):
+        for part in torch.split(chosen, head_dim):
             if chosen is rows:
                 value, output = _unit(part, matrix.shape[0], matrix).T, matrix[part]
             else:
@@ -81,7 +81,8 @@ def cut(image: Tensor, side: int) -> Tensor:
     """(N, C, *spatial) to tokens (N, patches, P^d C)."""
     d = image.dim() - 2
     for axis in range(d):
-        image = image.unflatten(2 + 2 * axis, (-1, side))
+        before, after = image.shape[: 2 + 2 * axis], image.shape[3 + 2 * axis :]
+        image = image.reshape(*before, -1, side, *after)
     grid, within = [2 + 2 * a for a in range(d)], [3 + 2 * a for a in range(d)]
     tokens = image.permute(0, *grid, *within, 1)
     return tokens.flatten(1 + d).flatten(1, d)

@@ -21,8 +21,8 @@ THEOREM = "rotations_select_shifts_without_resonance"
 
 
 def head_dim_for(inner: int) -> int:
-    """The least of 16, 64, 256, ... that holds the values: its root, a power of two, is exact."""
-    return 4 ** max(2, math.ceil(math.log(inner, 4)))
+    """An even number that holds the values, and eight frequencies at least."""
+    return max(16, inner + inner % 2)
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ class Rotations:
     def scores_err(self) -> float:
         """By how much a score, for s = 1, may err.
 
-        Tables of cosines and sines, of queries and of keys, are computed in float32; all else in
-        the module's format u: 7u of a component of the rotated query, and a sum of 2F products of
-        numbers of at most 1.
+        Tables of cosines and sines, of queries and of keys, are computed in float32, all else in
+        the module's format: 6u for each of F pairs of the rotated query, 2F for the sum of their
+        products, and some for the division by the root of D_k, the mask and the softmax's maximum.
         """
         count, v, u = len(self.frequencies), unit_roundoff(torch.float32), unit_roundoff(self.dtype)
         tables = 2 * (self.length - 1) * math.fsum(self.frequencies) + 10 * count
@@ -139,7 +139,7 @@ def frequencies_of(rotary: Any) -> tuple[float, ...]:
 
 
 def set_parameters(
-    module: Any, queries: Tensor, key: Tensor, factors: tuple[Tensor, Tensor]
+    module: Any, queries: Tensor, key: Tensor, factors: tuple[Tensor, Tensor], constant: int
 ) -> None:
     """Queries and keys of the constant channel, values and outputs of the heads; all else 0.
 
@@ -147,15 +147,16 @@ def set_parameters(
         module: with q_proj, k_proj, v_proj and o_proj, as many keys as queries.
         queries: of every head, (H, D_k).
         key: of all heads, (D_k,).
-        factors: W_val, (H, D_in + 1, D_h), the constant last, and W_out, (H, D_h, D_out).
+        factors: W_val, (H, channels, D_h), and W_out, (H, D_h, D_out).
+        constant: number of the channel that is 1.
     """
     value, output = factors
     count, used, inner = value.shape
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.zero_()
-        module.q_proj.weight[:, used - 1] = queries.flatten()
-        module.k_proj.weight[:, used - 1] = key.repeat(count)
+        module.q_proj.weight[:, constant] = queries.flatten()
+        module.k_proj.weight[:, constant] = key.repeat(count)
         values = module.v_proj.weight.view(count, -1, module.v_proj.in_features)
         values[:, :inner, :used] = value.transpose(1, 2)
         outputs = module.o_proj.weight.view(module.o_proj.out_features, count, -1)

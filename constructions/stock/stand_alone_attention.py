@@ -73,21 +73,19 @@ class StandAloneAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, D_in, rows, columns) to (N, D_out, rows, columns)."""
-        query = self.query(x).flatten(2).unflatten(1, (self.heads, -1))
-        keys = self._windows(self.key(x))
-        relative = torch.cat(
-            [
-                self.rows.repeat_interleave(self.window[1], dim=0),
-                self.columns.repeat(self.window[0], 1),
-            ],
-            dim=1,
-        )
+        heads, batch, places = self.heads, len(x), math.prod(self.window)
+        query = self.query(x).reshape(batch, heads, -1, x[0, 0].numel())
+        keys = self._windows(self.key(x)).reshape(batch, heads, -1, places, query.shape[-1])
+        rows, columns = self.rows[:, None], self.columns[None]
+        shape = (*self.window, self.rows.shape[1])
+        relative = torch.cat([rows.expand(shape), columns.expand(shape)], dim=2).flatten(0, 1)
         scores = torch.einsum("nhcl,nhcpl->nhpl", query, keys)
         scores = scores + torch.einsum("nhcl,pc->nhpl", query, relative)
-        values = self._windows(self.value(x)).unflatten(2, (self.mixtures, -1))
+        values = self._windows(self.value(x))
+        values = values.reshape(batch, heads, self.mixtures, -1, *values.shape[2:])
         mixed = torch.einsum("nhmcpl,pm->nhcpl", values, self.shares())
         seen = torch.einsum("nhpl,nhcpl->nhcl", scores.softmax(dim=2), mixed)
-        return seen.flatten(1, 2).unflatten(2, x.shape[2:])
+        return seen.reshape(batch, -1, *x.shape[2:])
 
     def shares(self) -> Tensor:
         """P, (places of the window, mixtures): rows sum to 1."""
@@ -95,10 +93,9 @@ class StandAloneAttention(nn.Module):
         return (places.flatten(0, 1) @ self.mixture.T).softmax(dim=1)
 
     def _windows(self, features: Tensor) -> Tensor:
-        """(N, heads, channels, places, pixels), zeros beyond the edge."""
+        """(N, channels, places, pixels), zeros beyond the edge."""
         windows = F.unfold(F.pad(features, self.sides), self.window)
-        per_channel = windows.unflatten(1, (features.shape[1], -1))
-        return per_channel.unflatten(1, (self.heads, -1))
+        return windows.reshape(*features.shape[:2], math.prod(self.window), -1)
 
 
 class OnImages(Stock):

@@ -1,7 +1,7 @@
 """The page of timm's and transformers' layers: what each carries, as it ran.
 
-Every cell of its tables is the outcome of a construction: a convolution of integers with one option,
-built on the class and compared bit for bit, or refused, and by which theorem.
+Every cell of its first table is the outcome of a construction: a convolution of integers with one
+option, built on the class and compared bit for bit, or refused, and by which theorem.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from constructions import stock
-from constructions.stock.rotations import Rotations
+from constructions.stock.rotations import Rotations, frequencies_of
 from tests.support.helpers import filled, integers
 from tests.support.ledger import ROOT
 from tests.support.libraries import imported
@@ -100,7 +100,7 @@ def outcome(name: str, options: Mapping[str, Any]) -> str:
         module = build(name, conv, x)
     except ValueError as refusal:
         found = re.search(r"theorem ([a-z0-9_]+)", str(refusal))
-        return f"no, [{NUMBERS[found[1]]}](theorems/{found[1]}.md)" if found else "no"
+        return f"no, {NUMBERS[found[1]]}" if found else "no"
     with torch.no_grad():
         y = numbers(module(x))
     assert not exact_error(y, convolve_module(conv, x)).any(), (name, options)
@@ -112,28 +112,29 @@ NUMBERS = {slug: number for number, slug in THEOREMS.values()} | {
 }
 
 
-def cost(name: str) -> tuple[str, str, str]:
-    """Heads, their dimension and the width of the tokens, of a kernel of 9 or 3 taps and 64 channels."""
+def wide(name: str) -> Any:
+    """The stock module of a kernel of 9 taps, or 3, and 64 channels in and out."""
     rank = 2 if name in PLANE else 1
     kind: Any = (nn.Conv1d, nn.Conv2d)[rank - 1]
-    conv, x = kind(64, 64, 3, padding=1), torch.zeros(1, 64, *(4,) * rank)
-    options = {"head_dim": 64} if name == "vit" else {}
-    module: Any = build(name, conv, x, **options).module
-    if name == "stand_alone":
-        inner = module[1]
-        return str(inner.heads), str(inner.value.out_channels // inner.heads), "64"
-    heads = (
-        next(getattr(module, key) for key in ("num_heads", "n_heads") if hasattr(module, key))
-        if name not in ("llama", "gpt_oss")
-        else module.config.num_attention_heads
-    )
-    first = next(p for n, p in module.named_parameters() if n in FIRST)
-    projection = next(p for n, p in module.named_parameters() if n in LAST)
-    return str(heads), str(projection.shape[1] // heads), str(first.shape[1])
+    x = torch.zeros(1, 64, *(4,) * rank)
+    return build(name, kind(64, 64, 3, padding=1), x, **{"head_dim": 64} if name == "vit" else {})
 
 
-FIRST = ("qk.weight", "qkv.weight", "q.weight", "q_proj.weight")
-LAST = ("proj.weight", "o.weight", "o_proj.weight")
+COSTS: Mapping[str, Callable[[Any], tuple[int, int, int]]] = {
+    "gpsa": lambda m: (m.num_heads, m.dim // m.num_heads, m.dim),
+    "swin": lambda m: (m.num_heads, m.proj.in_features // m.num_heads, m.dim),
+    "beit": lambda m: (m.num_heads, m.proj.in_features // m.num_heads, m.qkv.in_features),
+    "t5": lambda m: (m.n_heads, m.key_value_proj_dim, m.d_model),
+    "llama": lambda m: (m.config.num_attention_heads, m.head_dim, m.q_proj.in_features),
+    "gpt_oss": lambda m: (m.config.num_attention_heads, m.head_dim, m.q_proj.in_features),
+    "stand_alone": lambda m: (
+        m[1].heads,
+        m[1].value.out_channels // m[1].heads,
+        m[0].in_channels,
+    ),
+    "vit": lambda m: (m.num_heads, m.head_dim, m.qkv.in_features),
+}
+"""Heads, their dimension and the width of the tokens, of a module."""
 
 
 def largest(holds: Callable[[int], bool]) -> int:
@@ -150,6 +151,9 @@ def largest(holds: Callable[[int], bool]) -> int:
     return low
 
 
+FAR = 1_500_000
+
+
 @cache
 def size(name: str, dtype: torch.dtype) -> str:
     """Up to which size the scores of a 3 x 3, or 3, kernel are as exact as the theorem needs."""
@@ -160,18 +164,19 @@ def size(name: str, dtype: torch.dtype) -> str:
         far = largest(lambda h: 2 * (2 * (2 * h * (h + 1) + h**2 + (h + 1) ** 2)) <= 2**bits)
         return f"{2 * far + 1:,} patches a side"
     if name in ("llama", "gpt_oss"):
-        # Both formats compute their tables in float32, which is what bounds them.
-        base = {"llama": 10000.0, "gpt_oss": 150000.0}[name]
-        angles = torch.arange(0, 16, 2, dtype=torch.float) / 16
-        frequencies = tuple((1.0 / base**angles).double().tolist())
-        sink = name == "gpt_oss"
+        # Tables are of float32 in both formats, which is what bounds them. The least drop falls
+        # with the reach: where both ends say the same, so does what is in between.
+        frequencies, share = frequencies_of(wide(name).rotary), 1 + (name == "gpt_oss")
 
-        def tells_apart(length: int) -> bool:
-            rotations = Rotations(frequencies, dtype, length, length)
-            return rotations.drop / (1 + sink) > 2 * rotations.scores_err
+        def thousands(reach: int) -> int:
+            drop = Rotations(frequencies, dtype, 2, reach).drop / share
+            return largest(
+                lambda n: 2 * Rotations(frequencies, dtype, 1000 * n, 1).scores_err < drop
+            )
 
-        thousands = largest(lambda n: tells_apart(1000 * n))
-        return f"{1000 * thousands:,} tokens"
+        found = thousands(FAR)
+        assert found == thousands(1000) < FAR / 1000
+        return f"{1000 * found:,} tokens"
     return "any"
 
 
@@ -190,7 +195,7 @@ def tables() -> tuple[str, str]:
             f"`{name}`",
             f"`{CLASSES[name][1]}`",
             f"[{THEOREMS[name][0]}](theorems/{THEOREMS[name][1]}.md)",
-            *cost(name),
+            *map(str, COSTS[name](wide(name).module)),
             size(name, torch.float32),
             size(name, torch.float64),
         ]
@@ -222,7 +227,7 @@ They need `pip install -c constraints.txt 'constructions[ecosystem]'`, but for `
 
 ## What each carries
 
-As it ran: *yes* is equal to the exact convolution bit for bit, of integers in float32, a kernel of 3 x 3 or 3 and two to four channels on 6 x 6 pixels or 6, or what the row says. *No* is a `ValueError` that names the theorem; without one it is the number of dimensions. `python -m tests.pages.stock_libraries --write` makes this page."""  # noqa: E501, one line for each paragraph of the page
+As it ran: *yes* is equal to the exact convolution bit for bit, of integers in float32, a kernel of 3 x 3 or 3 and two to four channels on 6 x 6 pixels or 6, or what the row says. *No* is a `ValueError` that names a theorem, T5 being [Borders are limits of attention](theorems/borders_are_limits_of_attention.md); without one it is about the number of dimensions. `python -m tests.pages.stock_libraries --write` makes this page."""  # noqa: E501, one line for each paragraph of the page
 
 MIDDLE = """Weights are exactly one-hot, in float32 and float64; with `sharpness=` they are not, and a target leads by that much. Formats of 16 bits are refused, since a module rounds what it hands from one matrix to the next. An empty batch is an error of the libraries' own code. `stand_alone(..., stem=True)` is the paper's stem, for convolutions without bias. With `causal=True`, `llama` and `gpt_oss` run under the causal mask of their models, and compute `conv(F.pad(x, (dilation * (K - 1), 0)))` for an `nn.Conv1d` without padding.
 
@@ -238,7 +243,7 @@ TAIL = """## What each does by itself
 | Swin's window attention | every shift of its window ([T14](theorems/tables_select_the_shifts_they_tell_apart.md)); zeros are tokens | at a gap of $g$, $n - 1$ keys leak $(n - 1) e^{-g}$ to first order |
 | BEiT's attention | the same; its class token is a sink and pads with zeros ([T5](theorems/borders_are_limits_of_attention.md)) | the sink stands at $g / 2$, so twice the gap |
 | T5's attention | shifts up to 7, kernels of 15 taps; none beyond ([T14](theorems/tables_select_the_shifts_they_tell_apart.md)) | a shift of 8 and more is missed by half the range of the pixels |
-| Llama's attention | every shift, given a channel that is constant, which its models have not ([T14](theorems/rotations_select_shifts_without_resonance.md)); under its mask those that look back | a gap of 0.51 for each unit of scale, up to half a million tokens |
+| Llama's attention | every shift, given a channel that is constant, which its models have not ([T14](theorems/rotations_select_shifts_without_resonance.md)); under its mask those that look back | a gap of 0.51 for each unit of scale with the eight standard frequencies; the tables of float32 end it near a million tokens |
 | gpt-oss's attention | the same; its learned sinks pad with zeros ([T5](theorems/borders_are_limits_of_attention.md)) | queries twice as large |
 | stand-alone attention | every kernel in its window, given a constant channel; without one, only taps that are all alike ([T18](theorems/the_stem_needs_one_mixture_more.md)) | the stem takes $r + [\\mathbf 1 \\notin V]$ mixtures at least, and one for each place at most |
 | a ViT's attention | every kernel, with few heads that are wide ([T20](theorems/patches_trade_heads_for_width.md)) | ViT-B/16 and a 3 x 3 kernel on RGB: 20 heads of 64, for its 12 |"""  # noqa: E501, one line for each row of the table

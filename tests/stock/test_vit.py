@@ -187,7 +187,7 @@ def test_other_patches_heads_sizes_and_sources_are_refused() -> None:
     with refused(ValueError, "conv", "float16", "float32"):
         stock.vit(nn.Conv2d(1, 1, 3).half(), (4, 4), patch_size=2)
     with refused(TypeError, "conv", "AvgPool2d", "convolution"):
-        stock.vit(nn.AvgPool2d(2), (4, 4), patch_size=2)  # type: ignore[arg-type]
+        stock.vit(nn.AvgPool2d(2), (4, 4), patch_size=2)
     with refused(ValueError, "conv", "replicate", "zeros"):
         stock.vit(nn.Conv2d(1, 1, 3, padding=1, padding_mode="replicate"), (4, 4), patch_size=2)
     with refused(ValueError, "sharpness", "-1.0", "positive"):

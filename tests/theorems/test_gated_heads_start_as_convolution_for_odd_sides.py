@@ -55,7 +55,7 @@ def weights(
     powers = {
         key: base
         ** int(4 * sum((k - q - c) ** 2 for k, q, c in zip(key, query, centre, strict=True)))
-        for key in product(*map(range, shape))
+        for key in product(range(shape[0]), range(shape[1]))
     }
     total = sum(powers.values())
     return {key: power / total for key, power in powers.items()}
@@ -67,7 +67,7 @@ def nearest(
     """The keys of least distance from the target, and by how much the next ones are farther."""
     distance = {
         key: sum((k - q - c) ** 2 for k, q, c in zip(key, query, centre, strict=True))
-        for key in product(*map(range, shape))
+        for key in product(range(shape[0]), range(shape[1]))
     }
     least = min(distance.values())
     others = [d for d in distance.values() if d > least]

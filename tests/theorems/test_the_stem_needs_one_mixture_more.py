@@ -235,10 +235,11 @@ def test_derivative_of_autograd_at_zero_is_that_of_uniform_attention(
         found: Tensor = module(x)[0, :, 2, 2]
         return found
 
-    derivative = torch.autograd.functional.jacobian(at_query, zero)
+    jacobian: Any = torch.autograd.functional.jacobian
+    derivative = jacobian(at_query, zero)
     with torch.no_grad():
         module.query.weight.zero_()
-    uniform = torch.autograd.functional.jacobian(at_query, zero)
+    uniform = jacobian(at_query, zero)
     assert torch.equal(derivative, uniform)
     record(dtype=torch.float64)
 
@@ -355,7 +356,7 @@ def test_three_mixtures_of_sums_make_the_identity() -> None:
         [[fmpq(v.numerator, v.denominator) / _total(row) for v in row] for row in rows]
     )
     identity = fmpq_mat([[1], [0], [0], [1]])
-    beside = [[*row, k] for row, k in zip(shares.tolist(), (1, 0, 0, 1), strict=True)]
+    beside: Any = [[*row, k] for row, k in zip(shares.tolist(), (1, 0, 0, 1), strict=True)]
     assert fmpq_mat(beside).rank() == shares.rank()
     assert theory.least_mixtures(identity) == 2
 
