@@ -152,7 +152,9 @@ def test_width_is_what_a_patch_of_outputs_reads(
     # One axis, 5 I in the middle and I elsewhere, cut to the channels.
     inputs, outputs = channels
     identity = [int(i == o) for i, o in product(range(inputs), range(outputs))]
-    kernel = {(n,): [(1 if n else 5) * v for v in identity] for n in range(-reach[0], reach[1] + 1)}
+    kernel: Kernel = {
+        (n,): [(1 if n else 5) * v for v in identity] for n in range(-reach[0], reach[1] + 1)
+    }
     ranks = [
         fmpq_mat(theory.patch_matrix(kernel, side, shift, inputs)).rank()
         for shift in theory.patch_shifts(kernel, side)
