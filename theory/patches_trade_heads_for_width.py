@@ -45,8 +45,9 @@ THEOREM = Theorem(
         "Heads are then wide: Δ moves a matrix whose rank is at most min(D_in, D_out) times a "
         "product, over the axes, of P for Δ_i = 0 and else the reach of the taps on that side. One-"
         "hot heads of dimension D_h take Σ ⌈rank/D_h⌉; the ranks add up to at most "
-        "(P + K − 1)^d min(D_in, D_out), and for some kernels to just that: 972 for ViT-B/16, a "
-        "3 x 3 kernel and three channels, of its width 768, and 20 heads of 64 for its 12."
+        "(P + K − 1)^d min(D_in, D_out), and for some kernels of every size to just that: 972 for "
+        "a 3 x 3 kernel and three channels on ViT-B/16, whose width is 768, in 20 heads of 64 for "
+        "its 12."
     ),
     hypotheses=(
         "tokens are the patches of a grid, output pixels are grouped as input pixels are, stride 1",
@@ -281,14 +282,23 @@ def _boxes(proof: Proof) -> None:
 
 
 def _widths(proof: Proof) -> None:
-    for size, reach in ((2, (1, 0)), (3, (1, 1)), (4, (1, 2)), (4, (2, 1))):
+    for size, reach in ((1, (0, 0)), (2, (1, 0)), (3, (1, 1)), (5, (2, 2)), (7, (0, 6))):
+        before, after = reach
+        width = before + after + 1
         simple: dict[Offset, list[int]] = {
-            (n,): [1 if n else 5] for n in range(-reach[0], reach[1] + 1)
+            (n,): [1 if n else width] for n in range(-before, after + 1)
         }
+        whole = patch_matrix(simple, size, (0,), 1)
+        later = [row[size - after :] for row in patch_matrix(simple, size, (1,), 1)[:after]]
+        earlier = [row[:before] for row in patch_matrix(simple, size, (-1,), 1)[size - before :]]
         proof.check(
-            f"one axis, P = {size}, taps {-reach[0]} to {reach[1]}, 5 in the middle and 1: the "
-            "matrices of -1, 0, 1 have ranks m, P, m'",
-            all(
+            f"one axis, P = {size}, taps {-before} to {after}, K in the middle and 1: in the own "
+            "patch the diagonal outweighs its row; the others are triangles with ones on the "
+            "diagonal; ranks P, m' and m",
+            all(2 * row[i] > sum(row) for i, row in enumerate(whole))
+            and all(row[i] == 1 and not any(row[:i]) for i, row in enumerate(later))
+            and all(row[i] == 1 and not any(row[i + 1 :]) for i, row in enumerate(earlier))
+            and all(
                 fmpq_mat(patch_matrix(simple, size, (s,), 1)).rank() == part_rank((s,), size, reach)
                 for s in (-1, 0, 1)
             ),

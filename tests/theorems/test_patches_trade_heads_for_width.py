@@ -149,11 +149,12 @@ def test_rank_is_at_most_shifts_and_distances(drawn: tuple[Kernel, int]) -> None
 def test_width_is_what_a_patch_of_outputs_reads(
     reach: tuple[int, int], side: int, channels: tuple[int, int]
 ) -> None:
-    # One axis, 5 I in the middle and I elsewhere, cut to the channels.
+    # One axis, K I in the middle and I elsewhere, cut to the channels.
     inputs, outputs = channels
     identity = [int(i == o) for i, o in product(range(inputs), range(outputs))]
     kernel: Kernel = {
-        (n,): [(1 if n else 5) * v for v in identity] for n in range(-reach[0], reach[1] + 1)
+        (n,): [(1 if n else 1 + sum(reach)) * v for v in identity]
+        for n in range(-reach[0], reach[1] + 1)
     }
     ranks = [
         fmpq_mat(theory.patch_matrix(kernel, side, shift, inputs)).rank()
