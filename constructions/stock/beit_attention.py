@@ -16,7 +16,7 @@ from constructions.sources import AnyConvolution
 from constructions.stock.canvas import Canvas, OnCanvas, dense_factors, gap_for, stencil_for
 from constructions.stock.libraries import required
 from constructions.stock.stock import Stock
-from constructions.stock.tables import fill, window_of
+from constructions.stock.tables import OF_TABLES, border_of, fill, window_of
 
 TO_CLASS_TOKEN = -2
 """The entry of the table for the class token as a key, of every other token."""
@@ -41,7 +41,8 @@ def beit(
     """A convolution as timm's attention of BEiT, one head for each tap.
 
     The window is the image. The class token is a key of zeros, and the table's entry for it half
-    of the gap below a target's: a sink, which pads with zeros. Theorems:
+    of the gap below a target's: a sink, which pads with zeros. For other borders the table is
+    that of `swin`, and the entry below all others that matter. Theorems:
     `tables_select_the_shifts_they_tell_apart`, `borders_are_limits_of_attention`. Source:
     arXiv:2106.08254.
 
@@ -58,7 +59,8 @@ def beit(
         ValueError: a border or a size that the module cannot carry.
     """
     stencil, shape = stencil_for(conv, spatial_shape, (1, 2))
-    canvas = Canvas.of_pixels(stencil, shape, "zeros")
+    border = border_of(stencil)
+    canvas = Canvas.of_pixels(stencil, shape, border if border in OF_TABLES else "zeros")
     heads = per_tap(stencil, BiasTable())
     value, output = dense_factors(heads)
     count, _, inner = value.shape
@@ -80,7 +82,10 @@ def beit(
             module.proj.bias[: channels[1]] = stencil.bias
         gap = gap_for(heads.dtype, sharpness, sink=True)
         table = module.relative_position_bias_table
-        fill(table, canvas.shifts(heads), window_of(canvas), gap)
-        table[TO_CLASS_TOKEN] = -gap / 2
+        shifts = canvas.shifts(heads)
+        fill(table, shifts, window_of(canvas), border, gap)
+        # The score of the pixel that a head is to see: by its distance, or 1 for each axis.
+        farthest = max(len(shape), int(shifts.abs().sum(dim=1).max()))
+        table[TO_CLASS_TOKEN] = -gap * (farthest + 1 if border in OF_TABLES else 0.5)
     module.to(stencil.matrices.device)
     return BEiT(module, canvas, channels, width)

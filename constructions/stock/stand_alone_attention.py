@@ -132,7 +132,8 @@ def stand_alone(
     uniform, and there is a mixture for each place of its window, whose sides are powers of two.
     Theorem: `the_stem_needs_one_mixture_more`. Source: arXiv:1906.05909.
 
-    Zeros beyond the edge are the layer's own.
+    Zeros beyond the edge are the layer's own. For replicate borders keys get a constant, which
+    those beyond the edge have not: the nearest pixel is then the best place of the window.
 
     Args:
         conv: of two dimensions, not transposed, in float32 or float64, with no more outputs than
@@ -146,10 +147,11 @@ def stand_alone(
         ValueError: a border, a size, a bias or a sharpness that the layer cannot carry.
     """
     stencil, shape = stencil_for(conv, spatial_shape, (2,))
-    canvas = Canvas.of_pixels(stencil, shape, "zeros")
+    replicate = not stem and stencil.border.name == "replicate" and stencil.geometry.can_miss
+    canvas = Canvas.of_pixels(stencil, shape, "replicate" if replicate else "zeros")
     heads = per_tap(stencil, Quadratic())
     if not stem:
-        module: nn.Module = _bottleneck(stencil, canvas, heads, sharpness)
+        module: nn.Module = _bottleneck(stencil, canvas, heads, sharpness, replicate)
     elif sharpness is not None:
         raise ValueError(
             f"sharpness is {sharpness}; accepted: None, since the attention of the stem is uniform "
@@ -167,7 +169,7 @@ def stand_alone(
 
 
 def _bottleneck(
-    stencil: Stencil, canvas: Canvas, heads: Heads, sharpness: float | None
+    stencil: Stencil, canvas: Canvas, heads: Heads, sharpness: float | None, replicate: bool
 ) -> nn.Sequential:
     """1 x 1 convolution, attention of one head a tap, 1 x 1 convolution."""
     value, output = dense_factors(heads)
@@ -195,6 +197,10 @@ def _bottleneck(
             query = attention.query.weight.view(count, width, channels + 1)[:, axis * width // 2 :]
             query[:, 0, channels] = 2 * gap * shifts[:, axis]
             query[:, 1, channels] = -gap
+        if replicate:
+            # Times the query's -α: more than what the nearest pixel is behind a place beyond.
+            key = attention.key.weight.view(count, width, channels + 1)
+            key[:, 1, channels] = -1 - shifts.square().sum(dim=1).max()
         values = attention.value.weight.view(count, width, channels + 1)
         values[:, :inner, :channels] = value.transpose(1, 2)
         outputs = last.weight.view(stencil.out_channels, count, width)

@@ -13,7 +13,7 @@ from constructions.sources import AnyConvolution
 from constructions.stock.canvas import Canvas, OnCanvas, dense_factors, gap_for, stencil_for
 from constructions.stock.libraries import required
 from constructions.stock.stock import Stock
-from constructions.stock.tables import fill, window_of
+from constructions.stock.tables import OF_TABLES, border_of, fill, window_of
 
 
 def swin(
@@ -21,9 +21,13 @@ def swin(
 ) -> Stock:
     """A convolution as timm's `WindowAttention`, one head for each tap.
 
-    The window is the image with the zeros around it as tokens; the table of relative positions has
-    the entry 0 at the shift of each head. Scores are stored, not computed: there is no largest
-    size. Theorem: `tables_select_the_shifts_they_tell_apart`. Source: arXiv:2103.14030.
+    The window is the image, with the zeros around it as tokens; the table of relative positions has
+    the entry 0 at the shift of each head. Replicate and circular borders are tables of the image
+    alone: minus the distance from the shift, and 0 wherever it is the shift but for a whole image;
+    so is a reflected border of one pixel.
+    Scores are stored, not computed: there is no largest size. Theorems:
+    `tables_select_the_shifts_they_tell_apart`, `borders_are_limits_of_attention`. Source:
+    arXiv:2103.14030.
 
     Args:
         conv: of one dimension or two, in float32 or float64.
@@ -36,7 +40,11 @@ def swin(
         ValueError: a border that the module cannot carry.
     """
     stencil, shape = stencil_for(conv, spatial_shape, (1, 2))
-    canvas = Canvas.with_zeros(stencil, shape)
+    border = border_of(stencil)
+    if border in OF_TABLES:
+        canvas = Canvas.of_pixels(stencil, shape, border)
+    else:
+        canvas = Canvas.with_zeros(stencil, shape)
     heads = per_tap(stencil, BiasTable())
     value, output = dense_factors(heads)
     count, channels, inner = value.shape
@@ -52,6 +60,7 @@ def swin(
         if stencil.bias is not None:
             module.proj.bias[: stencil.out_channels] = stencil.bias
     gap = gap_for(heads.dtype, sharpness)
-    fill(module.relative_position_bias_table, canvas.shifts(heads), window_of(canvas), gap)
+    table = module.relative_position_bias_table
+    fill(table, canvas.shifts(heads), window_of(canvas), border, gap)
     module.to(stencil.matrices.device)
     return OnCanvas(module, canvas, (channels, stencil.out_channels), width)

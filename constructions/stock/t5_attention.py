@@ -14,6 +14,7 @@ from constructions.sources import AnyConvolution
 from constructions.stock.canvas import Canvas, OnCanvas, dense_factors, gap_for, stencil_for
 from constructions.stock.libraries import required
 from constructions.stock.stock import Stock
+from constructions.stock.tables import scores
 
 
 def t5(
@@ -27,8 +28,10 @@ def t5(
     """A convolution as transformers' `T5Attention`, bidirectional, one head for each tap.
 
     The query is the token in the middle of the taps, so that 15 of them, within 7 of it, have
-    buckets of their own with T5's numbers. The module has no biases: a channel of the tokens is 1,
-    and the first head hands it on. Theorem: `tables_select_the_shifts_they_tell_apart`. Source:
+    buckets of their own with T5's numbers. For a replicate border tokens are the pixels alone, and
+    entries fall with the distance from the shift. The module has no biases: a channel of the
+    tokens is 1, and the first head hands it on. Theorems:
+    `tables_select_the_shifts_they_tell_apart`, `borders_are_limits_of_attention`. Source:
     arXiv:1910.10683.
 
     Args:
@@ -44,11 +47,18 @@ def t5(
         ValueError: a border that the module cannot carry, or taps that share a bucket.
     """
     stencil, shape = stencil_for(conv, spatial_shape, (1,))
-    canvas = Canvas.with_zeros(stencil, shape)
+    border = stencil.border.name if stencil.geometry.can_miss else "zeros"
+    if border == "replicate":
+        canvas = Canvas.of_pixels(stencil, shape, border)
+    else:
+        canvas = Canvas.with_zeros(stencil, shape)
     heads = per_tap(stencil, BiasTable())
     shifts = canvas.shifts(heads)
     encoding = T5Buckets(num_buckets, max_distance)
-    encoding.gap(shifts.double(), Lattice.box(canvas.shape))  # raises where buckets are shared
+    # With replicate borders a head looks at every displacement from its shift to 0, at the edge.
+    far = int(shifts.abs().max())
+    near = torch.arange(-far, far + 1)[:, None] if border == "replicate" else shifts
+    encoding.gap(near.double(), Lattice.box(canvas.shape))  # raises where buckets are shared
     value, output = dense_factors(heads, stencil.bias)
     count, used, inner = value.shape
     channels = stencil.in_channels, stencil.out_channels
@@ -68,8 +78,9 @@ def t5(
             parameter.zero_()
         module.v.weight[:, :used] = value.transpose(1, 2).flatten(0, 1)
         module.o.weight[: channels[1]] = output.flatten(0, 1).T
-        table = module.relative_attention_bias.weight.fill_(-gap_for(heads.dtype, sharpness))
-        table[encoding.buckets(shifts[:, 0]), torch.arange(count)] = 0
+        gap = gap_for(heads.dtype, sharpness)
+        table = module.relative_attention_bias.weight.fill_(-gap * (2 * far + 1))
+        table[encoding.buckets(near[:, 0])] = scores(near, shifts, border, shape, gap).to(table)
     module.to(stencil.matrices.device)
     constant = stencil.bias is not None
     return OnCanvas(module, canvas, channels, config.d_model, constant=constant)

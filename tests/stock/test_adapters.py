@@ -72,11 +72,28 @@ def by_gates(case: Case) -> bool:
     return case.conv.padding_mode == "replicate" and rows == columns and within_pixels(case)
 
 
+def by_tables(case: Case) -> bool:
+    """Zeros; or another border, of pixels alone, and reflected by one of them at most."""
+    if with_zeros(case) or case.conv.padding_mode != "reflect":
+        return with_zeros(case) or within_pixels(case)
+    padding = case.conv.padding
+    if isinstance(padding, str):  # "same" has the odd one after
+        sizes = zip(case.conv.kernel_size, case.conv.dilation, strict=True)
+        padding = tuple(-(-r * (k - 1) // 2) for k, r in sizes)
+    return max(padding) <= 1 and within_pixels(case)
+
+
 def by_buckets(case: Case) -> bool:
-    """Zeros, and all taps within 7 of the one in the middle."""
+    """Zeros, and all taps within 7 of the one in the middle; or replicated, within 7 of 0."""
     (taps,), (dilation,) = case.conv.kernel_size, case.conv.dilation
-    middle = (taps - 1) * dilation // 2
-    return with_zeros(case) and all(abs(j * dilation - middle) < 8 for j in range(taps))
+    if with_zeros(case):
+        start = (taps - 1) * dilation // 2
+    elif case.conv.padding_mode == "replicate" and within_pixels(case):
+        padding = case.conv.padding
+        start = (taps - 1) * dilation // 2 if isinstance(padding, str) else padding[0]
+    else:
+        return False
+    return all(abs(j * dilation - start) < 8 for j in range(taps))
 
 
 @dataclass(frozen=True)
@@ -115,7 +132,7 @@ TARGETS = {
         "timm.models.swin_transformer",
         "WindowAttention",
         (1, 2),
-        with_zeros,
+        by_tables,
         ("qkv.weight", "proj.weight", "proj.bias"),
         ("relative_position_bias_table",),
     ),
@@ -123,7 +140,7 @@ TARGETS = {
         "timm.models.beit",
         "Attention",
         (1, 2),
-        lambda case: with_zeros(case) and within_pixels(case),
+        lambda case: by_tables(case) and within_pixels(case),
         ("qkv.weight", "proj.weight", "proj.bias"),
         ("relative_position_bias_table",),
         sink=True,
@@ -399,6 +416,19 @@ def test_without_its_sink_a_module_is_wrong_at_the_border_alone(name: str) -> No
     assert torch.equal(y[..., 1:-1], wanted[..., 1:-1])
     assert not torch.equal(y[..., 0], wanted[..., 0])
     assert not torch.equal(y[..., -1], wanted[..., -1])
+
+
+@pytest.mark.evidence("borders_are_limits_of_attention", "control")
+@pytest.mark.parametrize("pixels", [4, 5, 6])
+def test_no_table_of_displacements_reflects_two_pixels(pixels: int) -> None:
+    # Every order of the displacements, for the shift by 2: a query sees the first one on the grid.
+    wanted = {q: (2 * (pixels - 1) - q - 2 if q + 2 >= pixels else q + 2) for q in range(pixels)}
+    ahead: dict[int, set[int]] = {}  # what each displacement has to come before
+    for query, key in wanted.items():
+        seen = {k - query for k in range(pixels)}
+        ahead.setdefault(key - query, set()).update(seen - {key - query})
+    assert 0 in ahead[-2]
+    assert -2 in ahead[0]
 
 
 # Sizes --------------------------------------------------------------------------------------------

@@ -52,7 +52,7 @@ def test_proof_runs() -> None:
 
 
 def carried(case: Case) -> bool:
-    """Zeros or no padding, and a pixel for each output."""
+    """Zeros, replicated pixels or no padding, and a pixel for each output."""
     conv = case.conv
     if conv.transposed and max(conv.stride) > 1:
         return False
@@ -65,7 +65,7 @@ def carried(case: Case) -> bool:
         padded = conv.padding == "same" and any(reach)
     else:
         padded = any(conv.padding)
-    return conv.padding_mode == "zeros" or not padded
+    return conv.padding_mode in ("zeros", "replicate") or not padded
 
 
 def usual(cases: st.SearchStrategy[Case]) -> st.SearchStrategy[Case]:
