@@ -14,7 +14,7 @@ from torch import nn
 
 from constructions import assert_equivalent, stock
 from tests.pages.options import agrees, truth_of
-from tests.stock.test_adapters import usual, with_zeros, within_pixels
+from tests.stock.domains import usual, with_zeros, within_pixels
 from tests.support.helpers import filled, integers, refused
 from tests.support.ledger import record
 from tests.support.libraries import imported

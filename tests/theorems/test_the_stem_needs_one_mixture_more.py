@@ -21,6 +21,7 @@ from constructions import assert_equivalent
 from constructions.stock import stand_alone
 from constructions.stock.stand_alone_attention import StandAloneAttention
 from tests.pages.options import agrees, truth_of
+from tests.stock.domains import usual, with_zeros, within_pixels
 from tests.support.helpers import filled, integers, refused
 from tests.support.ledger import record
 from tests.support.oracle import convolve_module, exact_error, numbers
@@ -53,24 +54,7 @@ def test_proof_runs() -> None:
 
 def carried(case: Case) -> bool:
     """Zeros, replicated pixels or no padding, and a pixel for each output."""
-    conv = case.conv
-    if conv.transposed and max(conv.stride) > 1:
-        return False
-    steps = (1, 1) if conv.transposed else conv.stride
-    sizes = zip(case.run(conv).shape[-2:], steps, case.x.shape[-2:], strict=True)
-    if any((m - 1) * s > n - 1 for m, s, n in sizes):
-        return False
-    if isinstance(conv.padding, str):
-        reach = [(k - 1) * r for k, r in zip(conv.kernel_size, conv.dilation, strict=True)]
-        padded = conv.padding == "same" and any(reach)
-    else:
-        padded = any(conv.padding)
-    return conv.padding_mode in ("zeros", "replicate") or not padded
-
-
-def usual(cases: st.SearchStrategy[Case]) -> st.SearchStrategy[Case]:
-    """Without an output size, and with images."""
-    return cases.filter(lambda case: case.output_size is None and case.x.numel() > 0)
+    return within_pixels(case) and (with_zeros(case) or case.conv.padding_mode == "replicate")
 
 
 @exact
