@@ -203,6 +203,21 @@ def _gate(proof: Proof) -> None:
                 equation=6,
             )
 
+    e = sp.Symbol("e", positive=True)
+    half = sp.Rational(1, 2**25)
+    proof.check(
+        "float32: 1 - 1/(1 + e) is at most u/2 up to e = 1/(2^25 - 1)",
+        equal(1 - 1 / (1 + e) - half, (e * (1 - half) - half) / (1 + e))
+        and equal(half / (1 - half), sp.Rational(1, 2**25 - 1)),
+        equation=6,
+    )
+    with precision(64):
+        proof.check(
+            "which is λ = 17.32... or more",
+            bool(ball(Fraction(1732, 100)) < ball(2**25 - 1).log() < ball(Fraction(1733, 100))),
+            equation=6,
+        )
+
 
 def _even(proof: Proof) -> None:
     x, y, b = sp.symbols("x y b", real=True)

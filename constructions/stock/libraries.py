@@ -21,7 +21,7 @@ def required(module: str) -> Any:
     except ModuleNotFoundError as error:
         raise ImportError(
             f"{module} is not there ({error}); accepted: an installed {package}, which the extra "
-            "`ecosystem` brings: pip install 'constructions[ecosystem]'"
+            "`ecosystem` brings: pip install -c constraints.txt -e '.[ecosystem]' in a clone"
         ) from error
     except (ImportError, RuntimeError) as error:
         if not says(error, TORCHVISION):

@@ -223,7 +223,7 @@ layer = stock.swin(conv, (32, 32))     # layer.module is timm's WindowAttention
 assert_equivalent(layer, conv, torch.randn(1, 3, 32, 32))
 ```
 
-They need `pip install -c constraints.txt 'constructions[ecosystem]'`, but for `stand_alone`, which no library has: its module is our own, written from the paper. Where a torchvision that was built for CUDA keeps timm from loading beside a torch for CPUs, the `ImportError` says what to do.
+They need `pip install -c constraints.txt -e '.[ecosystem]'` in a clone, but for `stand_alone`, which no library has: its module is our own, written from the paper. Where a torchvision that was built for CUDA keeps timm from loading beside a torch for CPUs, the `ImportError` says what to do.
 
 ## What each carries
 
