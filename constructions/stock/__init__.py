@@ -12,12 +12,20 @@ from typing import Any
 from constructions.stock.stock import Stock
 
 _WHERE: dict[str, str] = {
+    "beit": "beit_attention",
     "decoder_layer": "transformer",
     "encoder": "transformer",
     "encoder_layer": "transformer",
+    "gpsa": "gpsa_attention",
+    "gpt_oss": "gpt_oss_attention",
+    "llama": "llama_attention",
     "multihead_attention": "multihead",
+    "stand_alone": "stand_alone_attention",
+    "swin": "swin_attention",
+    "t5": "t5_attention",
+    "vit": "vit_attention",
 }
-"""The module of each function."""
+"""The module of each function, under another name: a submodule takes the place of its namesake."""
 
 __all__ = ["Stock", *_WHERE]
 

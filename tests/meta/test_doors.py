@@ -26,7 +26,10 @@ DOORS = (
     "constructions.normalisers",
     "constructions.stock",
 )
-"""Imported with the package; `plotting` needs matplotlib, and is imported when it is asked for."""
+"""All but `stock` are imported with the package, none with another library.
+
+`plotting` needs matplotlib, and is imported when it is asked for.
+"""
 
 LAZY = ("constructions.plotting",)
 
