@@ -19,6 +19,7 @@ Notation lerDl := ler_addl (only parsing).
 Notation lerDr := ler_addr (only parsing).
 Notation lerN2 := ler_opp2 (only parsing).
 Notation ler_normB := ler_norm_sub (only parsing).
+Notation ler_normD := ler_norm_add (only parsing).
 Notation ler_pM := ler_pmul (only parsing).
 Notation ler_pM2l := ler_pmul2l (only parsing).
 Notation ler_pdivlMl := ler_pdivl_mull (only parsing).

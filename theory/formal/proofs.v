@@ -225,6 +225,10 @@ Theorem borders_are_limits_of_attention_reflection :
   statements.borders_are_limits_of_attention_reflection.
 Proof. by red=> R e n r f expo; apply: no_reflection. Qed.
 
+Theorem borders_are_limits_of_attention_reflection_iff :
+  statements.borders_are_limits_of_attention_reflection_iff.
+Proof. exact: reflection_scores. Qed.
+
 Theorem borders_are_limits_of_attention_sink_leak : statements.borders_are_limits_of_attention_sink_leak.
 Proof. by red=> R d alpha c K pos t d0 alpha0 posI; apply: sink_leak_lt. Qed.
 
@@ -357,15 +361,35 @@ Proof. by red=> R e m d K pos t expo m0 posI; cbv zeta; apply: alibi_leak. Qed.
 Theorem ties_cannot_express_convolution_causal : statements.ties_cannot_express_convolution_causal.
 Proof. exact: causal_periodic. Qed.
 
+Lemma rank_layer (F : fieldType) (T Nh m : nat) (A : 'I_Nh -> 'M[F]_T)
+    (phi : 'I_Nh -> 'M[F]_(T, m)) (psi : 'I_Nh -> 'M[F]_(m, T)) (normaliser : 'I_Nh -> 'I_T -> F)
+    (c : 'I_Nh -> F) : (forall h q k, A h q k = (phi h *m psi h) q k / normaliser h q) ->
+  (\rank (\sum_h c h *: A h)%R <= Nh * m)%N.
+Proof.
+move=> weights; pose rows h : 'M[F]_(T, m) := \matrix_(q, j) (phi h q j / normaliser h q).
+apply: (rank_heads (phi := rows) (psi := psi)) => h; apply/matrixP => q k.
+by rewrite weights !mxE mulr_suml; apply: eq_bigr => j _; rewrite mxE mulrAC.
+Qed.
+
 Theorem low_rank_attention_cannot_express_convolution_rank :
   statements.low_rank_attention_cannot_express_convolution_rank.
 Proof.
 red=> F T Nh m moved shift A phi psi normaliser c shiftI weights sum_shift.
 apply: leq_trans (rank_shift F shiftI) _; rewrite /shift_matrix -sum_shift.
-pose rows h : 'M[F]_(T, m) := \matrix_(q, j) (phi h q j / normaliser h q).
-apply: (rank_heads (phi := rows) (psi := psi)) => h; apply/matrixP => q k.
-rewrite weights !mxE mulr_suml; apply: eq_bigr => j _.
-by rewrite mxE mulrAC.
+exact: rank_layer weights.
+Qed.
+
+Theorem low_rank_attention_cannot_express_convolution :
+  statements.low_rank_attention_cannot_express_convolution.
+Proof.
+red=> R T Nh m moved shift A phi psi normaliser c b shiftI weights layer image.
+have low := rank_layer c weights; split.
+  exact: (low_rank_attention_cannot_express_convolution_rank shiftI weights).
+split=> [few | X box q]; first exact: grey_is_as_good shiftI (leq_ltn_trans low few) b.
+have /andP[lo hi] := box (shift q); have half : 2%:R^-1 + 2%:R^-1 = 1 :> R.
+  by rewrite [RHS](splitr 1) !div1r.
+rewrite ler_norml -subr_ge0 opprK subrK lo /= -subr_ge0 opprB addrA half.
+by rewrite subr_ge0.
 Qed.
 
 Theorem normalisers_are_one_hot_from_their_gap : statements.normalisers_are_one_hot_from_their_gap.

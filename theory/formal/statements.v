@@ -453,6 +453,15 @@ Definition borders_are_limits_of_attention_reflection : Prop :=
   softmax e (fun k : 'I_n.+1 => f k%:Z) (inord r) <= 2%:R^-1 \/
   softmax e (fun k : 'I_n.+1 => f (k%:Z - 1)) (inord r.-1) <= 2%:R^-1.
 
+(** Reflection by r pixels, on n + 1 of them, has a relative score if and only if r is at most 1 or
+    there are three pixels or fewer: one whose highest key is the mirrored pixel |q - r|, at every
+    query q. *)
+Definition borders_are_limits_of_attention_reflection_iff : Prop :=
+  forall (R : realFieldType) (n r : nat), (r <= n)%N ->
+  (exists f : int -> R, forall q k : 'I_n.+1, k != `|q%:Z - r%:Z|%N :> nat ->
+     f (k%:Z - q%:Z) < f (`|q%:Z - r%:Z|%N%:Z - q%:Z))
+  <-> (r <= 1)%N \/ (n <= 2)%N.
+
 (** ** T6 *)
 
 (** How many outputs: with n pixels, padded to m in all, k taps of dilation r and queries of stride s,
@@ -611,8 +620,24 @@ Definition ties_cannot_express_convolution_causal : Prop :=
   x ^+ j / (\sum_(i < q.+1) x ^+ i)
   = \sum_(l < m.+1) x ^+ (j + l * q.+1) / (\sum_(i < m.+1 * q.+1) x ^+ i).
 
-(** Low rank: if N_h heads, whose weights are inner products of m features over any normaliser, add
-    up to a shift, then N_h m is at least the number of pixels that the shift moves. *)
+(** If the weights of every head are inner products of m features, N_h heads shift an image only if N_h m
+    is at least the number of pixels that the shift moves, and with fewer no layer errs less than a
+    constant does. Over any normaliser; b is any bias for each query; the constant is 1/2, for images
+    with values in [0, 1]. *)
+Definition low_rank_attention_cannot_express_convolution : Prop :=
+  forall (R : realFieldType) (T Nh m : nat) (moved : pred 'I_T) (shift : 'I_T -> 'I_T)
+    (A : 'I_Nh -> 'M[R]_T) (phi : 'I_Nh -> 'M[R]_(T, m)) (psi : 'I_Nh -> 'M[R]_(m, T))
+    (normaliser : 'I_Nh -> 'I_T -> R) (c : 'I_Nh -> R) (b : 'I_T -> R),
+  {in moved &, injective shift} ->
+  (forall h q k, A h q k = (phi h *m psi h) q k / normaliser h q) ->
+  let layer := \sum_h c h *: A h in
+  let image (X : 'cV[R]_T) := forall k, 0 <= X k 0 <= 1 in
+  (layer = \matrix_(q, k) (moved q && (shift q == k))%:R -> (#|moved| <= Nh * m)%N) /\
+  ((Nh * m < #|moved|)%N -> exists2 X, image X
+     & exists2 q, moved q & 2%:R^-1 <= `|X (shift q) 0 - ((layer *m X) q 0 + b q)|) /\
+  (forall X, image X -> forall q, `|X (shift q) 0 - 2%:R^-1| <= 2%:R^-1).
+
+(** The count over any field, finite ones too. *)
 Definition low_rank_attention_cannot_express_convolution_rank : Prop :=
   forall (F : fieldType) (T Nh m : nat) (moved : pred 'I_T) (shift : 'I_T -> 'I_T)
     (A : 'I_Nh -> 'M[F]_T) (phi : 'I_Nh -> 'M[F]_(T, m)) (psi : 'I_Nh -> 'M[F]_(m, T))

@@ -127,6 +127,81 @@ exact: leq_trans (mxrankM_maxl _ _) (rank_leq_col _).
 Qed.
 End Rank.
 
+(** With one rank too few there is an image that the layer does not see, and a grey image is as
+    good. *)
+Section Unseen.
+Variables (R : realFieldType) (T : nat) (moved : pred 'I_T) (shift : 'I_T -> 'I_T) (M : 'M[R]_T).
+Hypothesis shiftI : {in moved &, injective shift}.
+Hypothesis low : (\rank M < #|moved|)%N.
+
+Lemma unseen_image : exists z : 'cV[R]_T,
+  [/\ M *m z = 0, (forall k, `|z k 0| <= 1) & exists2 q, moved q & `|z (shift q) 0| = 1].
+Proof.
+pose E : 'M[R]_(T, #|moved|) := \matrix_(k, i) (k == shift (enum_val i))%:R.
+have rank_ME : (\rank ((M *m E)^T) < #|moved|)%N.
+  by rewrite mxrank_tr; apply: leq_ltn_trans low; apply: mxrankM_maxl.
+have /rowV0Pn[w /sub_kermxP wE w0] : kermx (M *m E)^T != 0.
+  by rewrite -mxrank_eq0 mxrank_ker subn_eq0 -ltnNge.
+have [i0 i0P] : exists i, w 0 i != 0.
+  have [/existsP //|/existsPn none] := boolP [exists i, w 0 i != 0].
+  case/negP: w0; apply/eqP/rowP => i; have := none i.
+  by rewrite negbK mxE => /eqP.
+case: (@arg_maxP _ _ _ i0 predT (fun i => `|w 0 i|) isT) => i _ top.
+have wi : 0 < `|w 0 i| by rewrite (lt_le_trans _ (top i0 isT)) // normr_gt0.
+pose z : 'cV[R]_T := (`|w 0 i|)^-1 *: (E *m w^T).
+have at_pixel j : z (shift (enum_val j)) 0 = w 0 j / `|w 0 i|.
+  rewrite !mxE mulrC (bigD1 j) //= !mxE eqxx mul1r big1 ?addr0 // => l lj.
+  rewrite !mxE; case: eqP => [E1|_]; last by rewrite mul0r.
+  case/eqP: lj; apply/enum_val_inj/esym.
+  by apply: (shiftI _ _ E1); apply: enum_valP.
+exists z; split.
+- by rewrite -scalemxAr mulmxA -[M *m E]trmxK -trmx_mul wE trmx0 scaler0.
+- move=> k; have [/existsP[j /eqP ->]|/existsPn none] := boolP [exists j : 'I_#|moved|, k == shift (enum_val j)].
+    by rewrite at_pixel normrM normfV normr_id ler_pdivrMr // mul1r; apply: top.
+  rewrite !mxE big1 ?mulr0 ?normr0 ?ler01 // => j _.
+  by rewrite !mxE (negbTE (none j)) mul0r.
+- exists (enum_val i); first exact: (enum_valP i).
+  by rewrite at_pixel normrM normfV normr_id divff // gt_eqF.
+Qed.
+
+Lemma grey_is_as_good (b : 'I_T -> R) : exists2 X : 'cV[R]_T, (forall k, 0 <= X k 0 <= 1)
+  & exists2 q, moved q & 2%:R^-1 <= `|X (shift q) 0 - ((M *m X) q 0 + b q)|.
+Proof.
+have [z [unseen small [q mq zq]]] := unseen_image.
+pose X (s : R) : 'cV[R]_T := \col_k (2%:R^-1 + s * (z k 0 / 2%:R)).
+have half : 2%:R^-1 + 2%:R^-1 = 1 :> R by rewrite [RHS](splitr 1) !div1r.
+have box s : s = 1 \/ s = -1 -> forall k, 0 <= X s k 0 <= 1.
+  move=> s1 k; rewrite mxE.
+  have : `|s * (z k 0 / 2%:R)| <= 2%:R^-1.
+    have -> : `|s * (z k 0 / 2%:R)| = `|z k 0| / 2%:R.
+      rewrite normrM [`|z k 0 / _|]normrM normfV [`|2%:R|]ger0_norm ?ler0n //.
+      by case: s1 => ->; rewrite ?normrN1 ?normr1 mul1r.
+    by rewrite ler_pdivrMr ?ltr0n // mulVf ?pnatr_eq0.
+  rewrite ler_norml => /andP[lo hi]; rewrite -lerBlDl sub0r lo /= -lerBrDl.
+  by rewrite -[X in _ <= X - _]half addrK.
+have same : (M *m X 1) q 0 = (M *m X (-1)) q 0.
+  apply/eqP; rewrite -subr_eq0; apply/eqP.
+  have -> : (M *m X 1) q 0 - (M *m X (-1)) q 0 = (M *m (X 1 - X (-1))) q 0.
+    by rewrite mulmxBr !mxE.
+  have -> : X 1 - X (-1) = z.
+    by apply/colP => k; rewrite !mxE; move: (z k 0) => y; field.
+  by rewrite unseen mxE.
+have apart : `|X 1 (shift q) 0 - X (-1) (shift q) 0| = 1.
+  rewrite -[RHS]zq; congr `|_|; rewrite !mxE.
+  by move: (z (shift q) 0) => v; field.
+set y := (M *m X (-1)) q 0 + b q.
+have [far|near] := leP 2%:R^-1 `|X 1 (shift q) 0 - y|.
+  by exists (X 1); [apply: box; left | exists q; rewrite // same].
+exists (X (-1)); first by apply: box; right.
+exists q => //; rewrite -/y leNgt; apply/negP => near'.
+have : `|X 1 (shift q) 0 - X (-1) (shift q) 0| < 2%:R^-1 + 2%:R^-1.
+  apply: le_lt_trans (_ : _ <= `|X 1 (shift q) 0 - y| + `|X (-1) (shift q) 0 - y|) (ltrD near near').
+  rewrite [`|X (-1) _ _ - y|]distrC; apply: le_trans (ler_normD _ _).
+  by rewrite addrA subrK.
+by rewrite apart half ltxx.
+Qed.
+End Unseen.
+
 (** ** ALiBi: scores that fall with the distance |delta_1| + ... + |delta_d| *)
 Section Alibi.
 Variables (R : realFieldType) (e : R -> R) (expo : exponential e) (slope : R) (d : nat).
