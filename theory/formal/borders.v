@@ -247,6 +247,49 @@ have -> : r.+1%:Z - 1 = r%:Z by lia.
 by have -> : r.-1%:Z - 1 = r%:Z - 2 by lia.
 Qed.
 
+(** Which shifts have a score whose highest key is the mirrored pixel |q - r|, at every query q. *)
+Lemma reflection_scores (R : realFieldType) (n r : nat) : (r <= n)%N ->
+  (exists f : int -> R, forall q k : 'I_n.+1, k != `|q%:Z - r%:Z|%N :> nat ->
+     f (k%:Z - q%:Z) < f (`|q%:Z - r%:Z|%N%:Z - q%:Z))
+  <-> (r <= 1)%N \/ (n <= 2)%N.
+Proof.
+move=> rn; split=> [[f high] | few].
+  apply/orP; rewrite leqNgt -implybE; apply/implyP => r2; rewrite leqNgt; apply/negP => n3.
+  have at_query (q k : nat) : (q <= n)%N -> (k <= n)%N -> k != `|q%:Z - r%:Z|%N ->
+      f (k%:Z - q%:Z) < f (`|q%:Z - r%:Z|%N%:Z - q%:Z).
+    by move=> qn kn; have := high (Ordinal (qn : (q < n.+1)%N)) (Ordinal (kn : (k < n.+1)%N)).
+  have [lt|ge] := ltnP r n.
+    have := at_query 0%N (r - 2)%N isT; have := at_query 1%N r.+1.
+    have -> : `|0%:Z - r%:Z|%N%:Z - 0%:Z = r%:Z by lia.
+    have -> : (r - 2)%N%:Z - 0%:Z = r%:Z - 2 by lia.
+    have -> : `|1%:Z - r%:Z|%N%:Z - 1%:Z = r%:Z - 2 by lia.
+    have -> : r.+1%:Z - 1%:Z = r%:Z by lia.
+    move=> one two; have a : f r%:Z < f (r%:Z - 2) by apply: one; lia.
+    have b : f (r%:Z - 2) < f r%:Z by apply: two; lia.
+    by have := lt_trans a b; rewrite ltxx.
+  have := at_query 1%N (r - 3)%N; have := at_query 2%N r.
+  have -> : `|2%:Z - r%:Z|%N%:Z - 2%:Z = r%:Z - 4 by lia.
+  have -> : r%:Z - 2%:Z = r%:Z - 2 by lia.
+  have -> : `|1%:Z - r%:Z|%N%:Z - 1%:Z = r%:Z - 2 by lia.
+  have -> : (r - 3)%N%:Z - 1%:Z = r%:Z - 4 by lia.
+  move=> one two; have a : f (r%:Z - 2) < f (r%:Z - 4) by apply: one; lia.
+  have b : f (r%:Z - 4) < f (r%:Z - 2) by apply: two; lia.
+  by have := lt_trans a b; rewrite ltxx.
+pose f (z : int) : nat :=
+  if r == 0%N then nat_of_bool (z == 0) else
+  if r == 1%N then if z == -1 then 2%N else nat_of_bool (z == 1) else
+  if (z == 2) || (z == -2) then 2%N else nat_of_bool (z == 0).
+exists (fun z => (f z)%:R) => q k; rewrite ltr_nat.
+have := ltn_ord q; have := ltn_ord k; move: (nat_of_ord q) (nat_of_ord k) => {}q {}k kn qn km.
+rewrite /f; case: (eqVneq r 0%N) => [r0|r0]; first by case: eqP; case: eqP; lia.
+case: (eqVneq r 1%N) => [r1|r1]; first by do !case: eqP => ?; lia.
+have -> : (`|q%:Z - r%:Z|%N%:Z - q%:Z == 0) = (q == 1%N) by lia.
+case: (eqVneq q 1%N) => [q1|q1]; first by do !case: eqP => ? /=; lia.
+have -> : (`|q%:Z - r%:Z|%N%:Z - q%:Z == 2) || (`|q%:Z - r%:Z|%N%:Z - q%:Z == -2) by lia.
+have -> : (k%:Z - q%:Z == 2) || (k%:Z - q%:Z == -2) = false by lia.
+by case: eqP.
+Qed.
+
 (** A mixed term: one pixel aside from the clamp, the form is no larger as soon as the target is far
     enough beyond the edge. *)
 Lemma precision_tie_any (R : archiFieldType) (e : R -> R) (expo : exponential e) (alpha a b c : R) :

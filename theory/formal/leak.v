@@ -46,31 +46,39 @@ by rewrite ler_wiXn2l ?(ltW x1) //; nia.
 Qed.
 End Theta.
 
+(** Keys at distinct positions are some of those of the cube of side 2N + 1 around the target, and
+    the cube's sum is a product over axes. *)
+Lemma sum_le_axes_in (R : realFieldType) (d : nat) (K : finType) (P : pred K)
+    (pos : K -> position d) (w : 'I_d -> int -> R) (t : position d) (N : nat) :
+  {in P &, injective pos} -> (forall i z, 0 <= w i z) ->
+  (forall k i, P k -> (`|(pos k - t)%R 0%R i| <= N)%N) ->
+  \sum_(k | P k) \prod_i w i ((pos k - t) 0 i) <= \prod_i \sum_(j < N + N.+1) w i (j%:Z - N%:Z).
+Proof.
+move=> posI w0 near; pose side := 'I_(N + N.+1).
+rewrite bigA_distr_bigA /=.
+have mid : (N < N + N.+1)%N by lia.
+have place k i : {j : side | P k -> j%:Z - N%:Z = (pos k - t) 0 i}.
+  case Pk: (P k); last by exists (Ordinal mid).
+  have zN := near k i Pk; set z := (pos k - t) 0 i in zN *.
+  have lt : (`|(z + N%:Z)%R| < N + N.+1)%N by lia.
+  by exists (Ordinal lt) => /= _; lia.
+pose g k : {ffun 'I_d -> side} := [ffun i => sval (place k i)].
+have gE k i : P k -> (g k i)%:Z - N%:Z = (pos k - t) 0 i by rewrite ffunE; case: (place k i).
+have gI : {in P &, injective g}.
+  by move=> k k' Pk Pk' kk'; apply/posI/(addIr (- t))/rowP => // i; rewrite -!gE // kk'.
+rewrite (bigID (mem (g @: P))) /= big_imset //= -[leLHS]addr0 lerD //; last first.
+  by apply: sumr_ge0 => f _; apply: prodr_ge0 => i _.
+by apply: ler_sum => k Pk; under [leRHS]eq_bigr do rewrite gE //.
+Qed.
+
 Section Box.
 Variables (R : realFieldType) (d : nat) (K : finType) (pos : K -> position d).
 Hypothesis posI : injective pos.
 
-(** Keys at distinct positions are some of those of the cube of side 2N + 1 around the target, and
-    the cube's sum is a product over axes. *)
 Lemma sum_le_axes (w : 'I_d -> int -> R) (t : position d) (N : nat) :
   (forall i z, 0 <= w i z) -> within pos t N ->
   \sum_k \prod_i w i ((pos k - t) 0 i) <= \prod_i \sum_(j < N + N.+1) w i (j%:Z - N%:Z).
-Proof.
-move=> w0 near; pose side := 'I_(N + N.+1).
-rewrite bigA_distr_bigA /=.
-have place k i : {j : side | j%:Z - N%:Z = (pos k - t) 0 i}.
-  have zN := near k i; set z := (pos k - t) 0 i in zN *.
-  have lt : (`|(z + N%:Z)%R| < N + N.+1)%N by lia.
-  by exists (Ordinal lt) => /=; lia.
-pose g k : {ffun 'I_d -> side} := [ffun i => sval (place k i)].
-have gE k i : (g k i)%:Z - N%:Z = (pos k - t) 0 i by rewrite ffunE; case: (place k i).
-have gI : injective g.
-  by move=> k k' kk'; apply/posI/(addIr (- t))/rowP => i; rewrite -!gE kk'.
-rewrite (bigID (mem (g @: K))) /= big_imset /=; last by move=> k k' _ _; apply: gI.
-rewrite -[leLHS]addr0 lerD //; last first.
-  by apply: sumr_ge0 => f _; apply: prodr_ge0 => i _.
-by apply: ler_sum => k _; under [leRHS]eq_bigr do rewrite gE.
-Qed.
+Proof. by move=> w0 near; apply: sum_le_axes_in => // k k' _ _; apply: posI. Qed.
 
 (** With weights x_i^(z^2), which may differ from axis to axis. *)
 Lemma sum_le_theta (x : 'I_d -> R) (t : position d) (N : nat) :

@@ -1,5 +1,6 @@
-(** Modern names of mathcomp's lemmas where version 1.15 has older ones. From 2.1 on this file needs
-    the first two lines alone. *)
+(** Modern names of mathcomp's lemmas where version 1.15, with which these files are compiled, has
+    older ones. A later version has them itself, and needs fewer of these lines, or none; which was
+    not tried. *)
 From mathcomp Require Import all_ssreflect all_algebra.
 Import Order.TTheory GRing.Theory Num.Theory.
 Notation ge_max := le_maxl (only parsing).
@@ -18,6 +19,7 @@ Notation lerDl := ler_addl (only parsing).
 Notation lerDr := ler_addr (only parsing).
 Notation lerN2 := ler_opp2 (only parsing).
 Notation ler_normB := ler_norm_sub (only parsing).
+Notation ler_normD := ler_norm_add (only parsing).
 Notation ler_pM := ler_pmul (only parsing).
 Notation ler_pM2l := ler_pmul2l (only parsing).
 Notation ler_pdivlMl := ler_pdivl_mull (only parsing).

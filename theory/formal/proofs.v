@@ -1,10 +1,11 @@
 (** * Every statement has a proof *)
-From mathcomp Require Import all_ssreflect all_algebra reals sequences exp trigo.
+From mathcomp Require Import all_ssreflect all_algebra reals normedtype derive sequences exp trigo.
 From Formal Require Import setting setting_reals shifts exponential leak theorem1 borders
-  sinks circles lattices quotient ties normalisers scalar reals expsums cosines.
+  sinks circles lattices quotient ties normalisers scalar first_order reals
+  expsums gradients cosines.
 From Formal Require statements.
 Set Implicit Arguments. Unset Strict Implicit. Unset Printing Implicit Defensive.
-Import Order.TTheory GRing.Theory Num.Theory.
+Import Order.TTheory GRing.Theory Num.Theory numFieldNormedType.Exports.
 Local Open Scope ring_scope.
 
 Theorem heads_that_shift_sum_to_a_convolution : statements.heads_that_shift_sum_to_a_convolution.
@@ -116,6 +117,41 @@ Theorem attention_is_soft_padding_then_convolution_sink :
   statements.attention_is_soft_padding_then_convolution_sink.
 Proof. by red=> R e K c s k expo; apply: softmax_sink. Qed.
 
+Theorem attention_is_soft_padding_then_convolution_first_order :
+  statements.attention_is_soft_padding_then_convolution_first_order.
+Proof. by red=> R K t F w X D wt w0 Ft XD; cbv zeta; apply: row_error. Qed.
+
+Theorem attention_is_soft_padding_then_convolution_laplacian :
+  statements.attention_is_soft_padding_then_convolution_laplacian.
+Proof.
+red=> R e alpha d K pos q Delta t N X D expo posI tE near N0 XD; cbv zeta.
+have := laplacian expo alpha posI near N0 XD; congr (`|_ - _ - _| <= _).
+rewrite mulr_suml; apply: eq_bigr => k _.
+rewrite quadratic_weights_diagonal (diagonal_weights_relative expo (fun=> alpha) tE k).
+have E j : e (- \sum_i alpha * ((pos j - pos t) 0 i)%:~R ^+ 2) = e (- alpha) ^+ sqnorm (pos j - pos t).
+  by rewrite -score_power // sqnormE mulr_sumr.
+by rewrite /softmax E [RHS]mulrAC; congr (_ / _); apply: eq_bigr => j _; rewrite E.
+Qed.
+
+Theorem attention_is_soft_padding_then_convolution_invertible :
+  statements.attention_is_soft_padding_then_convolution_invertible.
+Proof. by red=> R e alpha n t expo; apply: axis_unit. Qed.
+
+Theorem attention_is_soft_padding_then_convolution_gradient :
+  statements.attention_is_soft_padding_then_convolution_gradient.
+Proof.
+red=> R G K Q pos query Din Dout N shift W P X g.
+under [RHS]eq_bigr do rewrite raddf_sum mulmx_sumr.
+rewrite [RHS]exchange_big; apply: eq_bigr => q _ /=; rewrite /convolution add0r mulmx_suml.
+under [RHS]eq_bigr do rewrite raddf_sum mulmx_sumr.
+rewrite [RHS]exchange_big; apply: eq_bigr => h _ /=; rewrite /attend !mulmx_suml.
+by apply: eq_bigr => k _; rewrite linearZ /= trmx_mul trmxK -!scalemxAl -!scalemxAr mulmxA.
+Qed.
+
+Theorem attention_is_soft_padding_then_convolution_covariance :
+  statements.attention_is_soft_padding_then_convolution_covariance.
+Proof. by red=> R n s X alpha; apply: covariance. Qed.
+
 Theorem one_dimension_expresses_every_convolution :
   statements.one_dimension_expresses_every_convolution.
 Proof.
@@ -133,6 +169,13 @@ Proof. by red=> G N offset q t; exists (q + offset t). Qed.
 Theorem one_dimension_expresses_every_convolution_invertible :
   statements.one_dimension_expresses_every_convolution_invertible.
 Proof. exact: exponentials_unit. Qed.
+
+Theorem one_dimension_expresses_every_convolution_fewer :
+  statements.one_dimension_expresses_every_convolution_fewer.
+Proof.
+red=> R G Din Dh Dout N H K pos offset W a Wval Wout b q k posI offsetI seen equal.
+exact: (heads_too_few posI offsetI seen equal).
+Qed.
 
 Theorem borders_are_limits_of_attention_replicate :
   statements.borders_are_limits_of_attention_replicate.
@@ -181,6 +224,10 @@ Proof. by red=> R e alpha expo; apply: precision_tie. Qed.
 Theorem borders_are_limits_of_attention_reflection :
   statements.borders_are_limits_of_attention_reflection.
 Proof. by red=> R e n r f expo; apply: no_reflection. Qed.
+
+Theorem borders_are_limits_of_attention_reflection_iff :
+  statements.borders_are_limits_of_attention_reflection_iff.
+Proof. exact: reflection_scores. Qed.
 
 Theorem borders_are_limits_of_attention_sink_leak : statements.borders_are_limits_of_attention_sink_leak.
 Proof. by red=> R d alpha c K pos t d0 alpha0 posI; apply: sink_leak_lt. Qed.
@@ -305,15 +352,44 @@ Proof. by red=> R K C S T D kind normalise s v pi X; apply: tied_head. Qed.
 Theorem ties_cannot_express_convolution_floor : statements.ties_cannot_express_convolution_floor.
 Proof. by red=> R K C pi W f piI; apply: floor. Qed.
 
+Theorem ties_cannot_express_convolution_depth : statements.ties_cannot_express_convolution_depth.
+Proof. by red=> R K C S T D kind normalise s v pi X q; apply: equivariant_layer. Qed.
+
+Theorem ties_cannot_express_convolution_alibi : statements.ties_cannot_express_convolution_alibi.
+Proof. by red=> R e m d K pos t expo m0 posI; cbv zeta; apply: alibi_leak. Qed.
+
+Theorem ties_cannot_express_convolution_causal : statements.ties_cannot_express_convolution_causal.
+Proof. exact: causal_periodic. Qed.
+
+Lemma rank_layer (F : fieldType) (T Nh m : nat) (A : 'I_Nh -> 'M[F]_T)
+    (phi : 'I_Nh -> 'M[F]_(T, m)) (psi : 'I_Nh -> 'M[F]_(m, T)) (normaliser : 'I_Nh -> 'I_T -> F)
+    (c : 'I_Nh -> F) : (forall h q k, A h q k = (phi h *m psi h) q k / normaliser h q) ->
+  (\rank (\sum_h c h *: A h)%R <= Nh * m)%N.
+Proof.
+move=> weights; pose rows h : 'M[F]_(T, m) := \matrix_(q, j) (phi h q j / normaliser h q).
+apply: (rank_heads (phi := rows) (psi := psi)) => h; apply/matrixP => q k.
+by rewrite weights !mxE mulr_suml; apply: eq_bigr => j _; rewrite mxE mulrAC.
+Qed.
+
 Theorem low_rank_attention_cannot_express_convolution_rank :
   statements.low_rank_attention_cannot_express_convolution_rank.
 Proof.
 red=> F T Nh m moved shift A phi psi normaliser c shiftI weights sum_shift.
 apply: leq_trans (rank_shift F shiftI) _; rewrite /shift_matrix -sum_shift.
-pose rows h : 'M[F]_(T, m) := \matrix_(q, j) (phi h q j / normaliser h q).
-apply: (rank_heads (phi := rows) (psi := psi)) => h; apply/matrixP => q k.
-rewrite weights !mxE mulr_suml; apply: eq_bigr => j _.
-by rewrite mxE mulrAC.
+exact: rank_layer weights.
+Qed.
+
+Theorem low_rank_attention_cannot_express_convolution :
+  statements.low_rank_attention_cannot_express_convolution.
+Proof.
+red=> R T Nh m moved shift A phi psi normaliser c b shiftI weights layer image.
+have low := rank_layer c weights; split.
+  exact: (low_rank_attention_cannot_express_convolution_rank shiftI weights).
+split=> [few | X box q]; first exact: grey_is_as_good shiftI (leq_ltn_trans low few) b.
+have /andP[lo hi] := box (shift q); have half : 2%:R^-1 + 2%:R^-1 = 1 :> R.
+  by rewrite [RHS](splitr 1) !div1r.
+rewrite ler_norml -subr_ge0 opprK subrK lo /= -subr_ge0 opprB addrA half.
+by rewrite subr_ge0.
 Qed.
 
 Theorem normalisers_are_one_hot_from_their_gap : statements.normalisers_are_one_hot_from_their_gap.
@@ -375,6 +451,16 @@ assert (one : forall h k, computed_softmax F flush reciprocal ex (order h) (s h)
 intros; apply layer_is_convolution; trivial; destruct format_of as [[-> _]|[-> _]]; easy.
 Qed.
 
+Theorem saturated_softmax_is_one_hot_half_layer : statements.saturated_softmax_is_one_hot_half_layer.
+Proof.
+red; intros H gap keys flush reciprocal ex alpha t s top order X W b terms format_of ha hex hs htop once few hX.
+assert (one : forall h k, fl H flush
+    (computed_softmax binary32 flush reciprocal ex (order h) (s h) (top h) k) = one_hot (t h) k).
+  by destruct format_of as [[-> [E E']]|[-> [E E']]]; rewrite E in ha; rewrite E' in few; intros h k;
+    [apply one_hot_binary16 with alpha | apply one_hot_bfloat16 with alpha].
+intros; apply (layer_is_convolution binary32); trivial; easy.
+Qed.
+
 Theorem saturated_softmax_is_one_hot_not_from_46 :
   statements.saturated_softmax_is_one_hot_not_from_46.
 Proof. exact forty_six. Qed.
@@ -417,3 +503,7 @@ Proof. red; intros; eapply dense_nonfinite; eassumption. Qed.
 Theorem dense_attention_spreads_non_finite_pixels_nan :
   statements.dense_attention_spreads_non_finite_pixels_nan.
 Proof. red; intros; eapply dense_nan; eassumption. Qed.
+
+Theorem dense_attention_spreads_non_finite_pixels_finite :
+  statements.dense_attention_spreads_non_finite_pixels_finite.
+Proof. red; intros; apply dense_finite; trivial. Qed.

@@ -205,3 +205,58 @@ rewrite (bigD1 k) //= kN eqxx => /eqP; rewrite gt_eqF //; apply: ltr_wpDr; rewri
 by apply: sumr_ge0 => j _; rewrite ler0n.
 Qed.
 End Convolution.
+
+(** N heads are too few where a query sees one key beside its window: N independent taps make N
+    independent head matrices, which no positive weights add up to zero. *)
+Section Few.
+Variables (R : realFieldType) (G : zmodType) (Din Dh Dout N H : nat) (K : finType) (pos : K -> G).
+Variables (offset : 'I_N -> G) (W : 'I_N -> 'M[R]_(Din, Dout)) (a : 'I_H -> K -> R).
+Variables (Wval : 'I_H -> 'M[R]_(Din, Dh)) (Wout : 'M[R]_(H * Dh, Dout)) (b : 'rV[R]_Dout) (q : G).
+Hypotheses (posI : injective pos) (offsetI : injective offset) (seen : sees_window pos offset q).
+Hypothesis equal : forall X, multihead pos a Wval Wout b X = convolution offset W b X q.
+Let V h := Wval h *m block Wout h.
+
+(** One pixel at a time shows what multiplies it. *)
+Lemma pixel_matrix (k : K) : \sum_h a h k *: V h = \sum_(t | q + offset t == pos k) W t.
+Proof.
+apply/row_matrixP => i; rewrite !rowE.
+pose X (p : G) : 'rV[R]_Din := (p == pos k)%:R *: delta_mx 0 i.
+have := equal X; rewrite multiheadE /convolution => /addrI E.
+have -> : delta_mx 0 i *m (\sum_h a h k *: V h) = \sum_h attend pos (a h) X *m V h.
+  rewrite mulmx_sumr; apply: eq_bigr => h _; rewrite /attend (bigD1 k) //= /X eqxx scale1r big1.
+    by rewrite addr0 -scalemxAl -scalemxAr.
+  by move=> j jk; rewrite (inj_eq posI) (negbTE jk) scale0r scaler0.
+rewrite E mulmx_sumr [RHS]big_mkcond; apply: eq_bigr => t _; rewrite /X.
+by case: eqP => _; rewrite ?scale1r // scale0r mul0mx.
+Qed.
+
+Lemma heads_too_few (k : K) : (forall h, 0 < a h k) -> (forall t, q + offset t != pos k) ->
+  (0 < N)%N -> (H <= N)%N -> ~~ row_free (\matrix_t mxvec (W t)).
+Proof.
+move=> a0 outside N0 HN; apply/negP => free.
+have rank_W : \rank (\matrix_t mxvec (W t)) = N by apply/eqP.
+have key t : {k | pos k = q + offset t}.
+  by have E : exists k, pos k == q + offset t by [have [j jE] := seen t; exists j; apply/eqP];
+    exists (xchoose E); apply/eqP/(xchooseP E).
+pose VM : 'M[R]_(H, Din * Dout) := \matrix_h mxvec (V h).
+pose A : 'M[R]_(N, H) := \matrix_(t, h) a h (sval (key t)).
+have combine (c : 'I_H -> R) : (\row_h c h) *m VM = mxvec (\sum_h c h *: V h).
+  rewrite mulmx_sum_row linear_sum /=; apply: eq_bigr => h _.
+  by rewrite mxE linearZ /= rowK.
+have WE : \matrix_t mxvec (W t) = A *m VM.
+  apply/row_matrixP => t; rewrite rowK row_mul.
+  have -> : row t A = \row_h a h (sval (key t)) by apply/rowP => h; rewrite !mxE.
+  rewrite combine pixel_matrix (svalP (key t)) (big_pred1 t) // => s /=.
+  by rewrite (inj_eq (addrI q)) (inj_eq offsetI).
+have rank_V : (N <= \rank VM)%N by rewrite -rank_W WE mxrankM_maxr.
+have HE : H = N by apply/eqP; rewrite eqn_leq HN (leq_trans rank_V (rank_leq_row _)).
+have V_free : row_free VM by rewrite /row_free eqn_leq rank_leq_row (leq_trans HN).
+have zero : (\row_h a h k) *m VM = 0.
+  rewrite combine pixel_matrix big1 ?linear0 // => t /eqP tk.
+  by have := outside t; rewrite tk eqxx.
+have H0 : (0 < H)%N by rewrite HE.
+have /rowP/(_ (Ordinal H0)) : \row_h a h k = 0.
+  by apply: (row_free_inj V_free); rewrite zero mul0mx.
+by rewrite !mxE => /eqP; rewrite gt_eqF.
+Qed.
+End Few.

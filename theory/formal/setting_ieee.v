@@ -25,3 +25,12 @@ End Ieee.
 (** A leaf of a tree. *)
 Fixpoint leaf {A} (a : A) (order : tree A) : Prop :=
   match order with Leaf b => b = a | Node l r => leaf a l \/ leaf a r end.
+
+(** The same number, up to the sign of zero. *)
+Definition same {prec emax} (x y : binary_float prec emax) : Prop :=
+  x = y \/ exists s s', x = B754_zero s /\ y = B754_zero s'.
+
+(** Weights that are exactly one-hot: 1 at key t, a zero of either sign elsewhere. *)
+Definition ieee_one_hot {prec emax} (hp : Prec_gt_0 prec) (he : Prec_lt_emax prec emax) (t : nat)
+    (w : nat -> binary_float prec emax) : Prop :=
+  w t = Bone /\ forall k, k <> t -> exists s, w k = B754_zero s.

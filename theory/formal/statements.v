@@ -3,10 +3,10 @@
     Each is named by the slug of its theorem, with a suffix where a theorem has several parts, and
     opens with the sentence of the theorem's page. [proofs.v] proves every one of them under the same
     name. *)
-From mathcomp Require Import all_ssreflect all_algebra reals sequences exp trigo.
+From mathcomp Require Import all_ssreflect all_algebra reals normedtype derive sequences exp trigo.
 From Formal Require Import setting setting_reals.
 Set Implicit Arguments. Unset Strict Implicit. Unset Printing Implicit Defensive.
-Import Order.TTheory GRing.Theory Num.Theory.
+Import Order.TTheory GRing.Theory Num.Theory numFieldNormedType.Exports.
 Local Open Scope ring_scope.
 
 (** ** T1 *)
@@ -230,6 +230,53 @@ Definition attention_is_soft_padding_then_convolution_sink : Prop :=
   exponential e ->
   softmax_with_sink e c s k = (\sum_j e (s j)) / (\sum_j e (s j) + e c) * softmax e s k.
 
+(** One row, to first order: relative to the weight 1 of its limit t, the keys of a set F weigh phi in
+    all and the rest psi. (A sink is one more key, of pixel 0.) *)
+Definition attention_is_soft_padding_then_convolution_first_order : Prop :=
+  forall (R : realFieldType) (K : finType) (t : K) (F : pred K) (w X : K -> R) (D : R),
+  w t = 1 -> (forall k, 0 <= w k) -> ~~ F t -> (forall k, `|X k - X t| <= D) ->
+  let phi := \sum_(k | F k) w k in
+  let psi := \sum_(k | (k != t) && ~~ F k) w k in
+  `|(\sum_k w k * X k) / (\sum_k w k) - X t - \sum_(k | F k) w k * (X k - X t)|
+  <= (psi + phi ^+ 2) * D.
+
+(** The Laplacian: on the grid a soft padding with quadratic scores is one step of the heat equation,
+    of length x = e^-alpha, for a channel X whose pixels differ from that of the target by at most
+    D. *)
+Definition attention_is_soft_padding_then_convolution_laplacian : Prop :=
+  forall (R : realFieldType) (e : R -> R) (alpha : R) (d : nat) (K : finType)
+    (pos : K -> position d) (q Delta : position d) (t : K) (N : nat) (X : K -> R) (D : R),
+  exponential e -> injective pos -> pos t = q + Delta -> within pos (pos t) N -> (0 < N)%N ->
+  (forall k, `|X k - X t| <= D) ->
+  let x := e (- alpha) in
+  let laplacian := \sum_(k | sqnorm (pos k - pos t)%R == 1%N) (X k - X t) in
+  `|\sum_k quadratic_weights e alpha pos q Delta k * X k - X t - x * laplacian|
+  <= (theta x N ^+ d - 1 - 2%:R * d%:R * x + (2%:R * d%:R * x) ^+ 2) * D.
+
+(** Nothing is forgotten: on an axis of n keys the rows of any n targets are independent, at every
+    sharpness but 0, so that the pixels can be recovered from what is seen. *)
+Definition attention_is_soft_padding_then_convolution_invertible : Prop :=
+  forall (R : realFieldType) (e : R -> R) (alpha : R) (n : nat) (t : 'I_n -> int),
+  exponential e -> alpha != 0 -> injective t ->
+  \matrix_(j, k) softmax e (fun k : 'I_n => - (alpha * (k%:R - (t j)%:~R) ^+ 2)) k \in unitmx.
+
+(** The gradient in the pixels is the convolution's own, H, through the transpose of P: for finitely
+    many queries and any gradient g of the output. *)
+Definition attention_is_soft_padding_then_convolution_gradient : Prop :=
+  forall (R : comRingType) (G : zmodType) (K Q : finType) (pos : K -> G) (query : Q -> G)
+    (Din Dout N : nat) (shift : 'I_N -> G) (W : 'I_N -> 'M[R]_(Din, Dout)) (P : G -> K -> R)
+    (X : image R G Din) (g : Q -> 'rV[R]_Dout),
+  \sum_q convolution shift W 0 (fun t => attend pos (P t) X) (query q) *m (g q)^T
+  = \sum_k X (pos k) *m (\sum_q \sum_h P (query q + shift h) k *: (g q *m (W h)^T))^T.
+
+(** The gradient in the sharpness is a covariance of scores and pixels. (A sink is one more key.) *)
+Definition attention_is_soft_padding_then_convolution_covariance : Prop :=
+  forall (R : realType) (n : nat) (s X : 'I_n.+1 -> R) (alpha : R),
+  let p := softmax (@expR R) (fun k => alpha * s k) in
+  is_derive alpha (1 : R^o)
+    (fun a : R^o => (\sum_k softmax (@expR R) (fun k => a * s k) k * X k) : R^o)
+    (\sum_k p k * s k * X k - (\sum_k p k * s k) * \sum_k p k * X k).
+
 (** ** T5 *)
 
 (** A quadratic head replicates the edge. The keys are pixels of a box that hold the point nearest to
@@ -406,6 +453,15 @@ Definition borders_are_limits_of_attention_reflection : Prop :=
   softmax e (fun k : 'I_n.+1 => f k%:Z) (inord r) <= 2%:R^-1 \/
   softmax e (fun k : 'I_n.+1 => f (k%:Z - 1)) (inord r.-1) <= 2%:R^-1.
 
+(** Reflection by r pixels, on n + 1 of them, has a relative score if and only if r is at most 1 or
+    there are three pixels or fewer: one whose highest key is the mirrored pixel |q - r|, at every
+    query q. *)
+Definition borders_are_limits_of_attention_reflection_iff : Prop :=
+  forall (R : realFieldType) (n r : nat), (r <= n)%N ->
+  (exists f : int -> R, forall q k : 'I_n.+1, k != `|q%:Z - r%:Z|%N :> nat ->
+     f (k%:Z - q%:Z) < f (`|q%:Z - r%:Z|%N%:Z - q%:Z))
+  <-> (r <= 1)%N \/ (n <= 2)%N.
+
 (** ** T6 *)
 
 (** How many outputs: with n pixels, padded to m in all, k taps of dilation r and queries of stride s,
@@ -503,6 +559,18 @@ Definition one_dimension_expresses_every_convolution_invertible : Prop :=
   forall (R : realType) (n : nat) (c r : 'I_n -> R), injective c -> injective r ->
   \matrix_(h, j) expR (c h * r j) \in unitmx.
 
+(** On a grid N heads are too few, whatever the encoding and the head dimension: if a query sees its
+    window and one key beside it, to which every head gives some weight, as finite logits do, and the
+    layer is the convolution for all pixels, the N matrices of the taps are not independent. *)
+Definition one_dimension_expresses_every_convolution_fewer : Prop :=
+  forall (R : realFieldType) (G : zmodType) (Din Dh Dout N H : nat) (K : finType) (pos : K -> G)
+    (offset : 'I_N -> G) (W : 'I_N -> 'M[R]_(Din, Dout)) (a : 'I_H -> K -> R)
+    (Wval : 'I_H -> 'M[R]_(Din, Dh)) (Wout : 'M[R]_(H * Dh, Dout)) (b : 'rV[R]_Dout) (q : G) (k : K),
+  injective pos -> injective offset -> sees_window pos offset q ->
+  (forall X, multihead pos a Wval Wout b X = convolution offset W b X q) ->
+  (forall h, 0 < a h k) -> (forall t, q + offset t != pos k) -> (0 < N)%N -> (H <= N)%N ->
+  ~~ row_free (\matrix_t mxvec (W t)).
+
 (** ** T15 *)
 
 (** Ties: a head that scores keys by content and kind alone, with a normaliser that treats all keys
@@ -515,6 +583,17 @@ Definition ties_cannot_express_convolution_invariance : Prop :=
   \sum_k normalise [ffun k => s (X (pi k)) (kind k)] k *: v (X (pi k)) (kind k)
   = \sum_k normalise [ffun k => s (X k) (kind k)] k *: v (X k) (kind k).
 
+(** Depth: a layer of such heads commutes with a permutation that preserves the kinds of all pairs of
+    query and key. So do maps of single tokens, and therefore networks of both. *)
+Definition ties_cannot_express_convolution_depth : Prop :=
+  forall (R : ringType) (K : finType) (C S T : Type) (D : nat) (kind : K -> K -> C)
+    (normalise : {ffun K -> S} -> {ffun K -> R}) (s : T -> T -> C -> S) (v : T -> T -> C -> 'rV[R]_D)
+    (pi : K -> K) (X : K -> T) (q : K),
+  injective pi -> equivariant normalise -> (forall q k, kind (pi q) (pi k) = kind q k) ->
+  let layer (X : K -> T) (q : K) :=
+    \sum_k normalise [ffun k => s (X q) (X k) (kind q k)] k *: v (X q) (X k) (kind q k) in
+  layer (fun k => X (pi k)) q = layer X (pi q).
+
 (** The floor: a function that does not see the exchange errs, on some image with values in [0, 1], by
     at least a quarter of the total change of the taps. *)
 Definition ties_cannot_express_convolution_floor : Prop :=
@@ -524,8 +603,41 @@ Definition ties_cannot_express_convolution_floor : Prop :=
   exists2 X : K -> C -> R, (forall k c, 0 <= X k c <= 1)
     & 4%:R^-1 * (\sum_k \sum_c `|W k c - W (pi k) c|) <= `|f X - \sum_k \sum_c W k c * X k c|.
 
-(** Low rank: if N_h heads, whose weights are inner products of m features over any normaliser, add
-    up to a shift, then N_h m is at least the number of pixels that the shift moves. *)
+(** ALiBi expresses the 1 x 1 kernels: with x = e^-m, m the slope, at most 1 - ((1 - x)/(1 + x))^d of a
+    head's attention is off the query itself, on every grid. *)
+Definition ties_cannot_express_convolution_alibi : Prop :=
+  forall (R : realFieldType) (e : R -> R) (m : R) (d : nat) (K : finType) (pos : K -> position d)
+    (t : K),
+  exponential e -> 0 < m -> injective pos ->
+  let x := e (- m) in
+  1 - softmax e (fun k => - (m * (\sum_i `|(pos k - pos t)%R 0%R i|)%:R)) t
+  <= 1 - ((1 - x) / (1 + x)) ^+ d.
+
+(** Causal ALiBi continues the prefix periodically: what query q reads at lag j, a query whose prefix is
+    m + 1 times as long reads at the lags j, j + (q + 1), j + 2 (q + 1), ..., in all. *)
+Definition ties_cannot_express_convolution_causal : Prop :=
+  forall (R : realFieldType) (x : R) (q m j : nat), 0 < x ->
+  x ^+ j / (\sum_(i < q.+1) x ^+ i)
+  = \sum_(l < m.+1) x ^+ (j + l * q.+1) / (\sum_(i < m.+1 * q.+1) x ^+ i).
+
+(** If the weights of every head are inner products of m features, N_h heads shift an image only if N_h m
+    is at least the number of pixels that the shift moves, and with fewer no layer errs less than a
+    constant does. Over any normaliser; b is any bias for each query; the constant is 1/2, for images
+    with values in [0, 1]. *)
+Definition low_rank_attention_cannot_express_convolution : Prop :=
+  forall (R : realFieldType) (T Nh m : nat) (moved : pred 'I_T) (shift : 'I_T -> 'I_T)
+    (A : 'I_Nh -> 'M[R]_T) (phi : 'I_Nh -> 'M[R]_(T, m)) (psi : 'I_Nh -> 'M[R]_(m, T))
+    (normaliser : 'I_Nh -> 'I_T -> R) (c : 'I_Nh -> R) (b : 'I_T -> R),
+  {in moved &, injective shift} ->
+  (forall h q k, A h q k = (phi h *m psi h) q k / normaliser h q) ->
+  let layer := \sum_h c h *: A h in
+  let image (X : 'cV[R]_T) := forall k, 0 <= X k 0 <= 1 in
+  (layer = \matrix_(q, k) (moved q && (shift q == k))%:R -> (#|moved| <= Nh * m)%N) /\
+  ((Nh * m < #|moved|)%N -> exists2 X, image X
+     & exists2 q, moved q & 2%:R^-1 <= `|X (shift q) 0 - ((layer *m X) q 0 + b q)|) /\
+  (forall X, image X -> forall q, `|X (shift q) 0 - 2%:R^-1| <= 2%:R^-1).
+
+(** The count over any field, finite ones too. *)
 Definition low_rank_attention_cannot_express_convolution_rank : Prop :=
   forall (F : fieldType) (T Nh m : nat) (moved : pred 'I_T) (shift : 'I_T -> 'I_T)
     (A : 'I_Nh -> 'M[F]_T) (phi : 'I_Nh -> 'M[F]_(T, m)) (psi : 'I_Nh -> 'M[F]_(m, T))
@@ -667,6 +779,30 @@ Definition saturated_softmax_is_one_hot_layer : Prop :=
   let exact_term a := match a with Some (h, c) => (X (t h) c * W h c)%Z | None => b end in
   (size exact_term terms <= 2 ^ prec F)%Z -> sum F flush term terms = IZR (exact exact_term terms).
 
+(** The same in the half formats, whose weights are cast from binary32 and whose sums run in it: before
+    the output is cast it is the convolution's, so that the layer is the correctly rounded
+    convolution. *)
+Definition saturated_softmax_is_one_hot_half_layer : Prop :=
+  forall (H : precision) (gap : R) (keys : Z) (flush reciprocal : bool) (ex : R -> R) (alpha : R)
+    (t : nat -> nat) (s : nat -> nat -> R) (top : nat -> R) (order : nat -> tree nat)
+    (X W : nat -> nat -> Z) (b : Z) (terms : tree (option (nat * nat))),
+  H = binary16 /\ gap = 1733 / 100 /\ keys = (2 ^ 11)%Z \/
+  H = bfloat16 /\ gap = 9289 / 100 /\ keys = (2 ^ 14)%Z ->
+  gap <= alpha -> admissible binary32 ex ->
+  (forall h, separated binary32 flush alpha (t h) (s h)) -> (forall h, largest (s h) (top h)) ->
+  (forall h, count (Nat.eqb (t h)) (order h) = 1%nat) ->
+  (forall h, (Z.of_nat (leaves (order h)) <= keys)%Z) ->
+  (forall k c, (Z.abs (X k c) <= 2 ^ 24)%Z) ->
+  let weight h k :=
+    fl H flush (computed_softmax binary32 flush reciprocal ex (order h) (s h) (top h) k) in
+  let head h c :=
+    sum binary32 flush (fun k => fl binary32 flush (weight h k * IZR (X k c))) (order h) in
+  let term a := match a with
+    Some (h, c) => fl binary32 flush (head h c * IZR (W h c)) | None => IZR b end in
+  let exact_term a := match a with Some (h, c) => (X (t h) c * W h c)%Z | None => b end in
+  (size exact_term terms <= 2 ^ 24)%Z ->
+  sum binary32 flush term terms = IZR (exact exact_term terms).
+
 (** 46 is not enough in binary32: a neighbour of that gap keeps a weight, with the correctly rounded
     exponential, flushed or not. *)
 Definition saturated_softmax_is_one_hot_not_from_46 : Prop :=
@@ -792,3 +928,16 @@ Definition dense_attention_spreads_non_finite_pixels_nan : Prop :=
   is_finite (X k c) = false -> w h k = B754_zero sign -> leaf k (keys h) ->
   leaf (Some (h, c)) terms ->
   is_nan (dense_output prec emax hp he m w X W b keys terms) = true.
+
+(** If all pixels and matrices are finite and weights exactly one-hot, it does not: in the same order of
+    the sum over heads and channels, dense attention is the sum over the pixels that the heads look at,
+    up to the sign of zero. *)
+Definition dense_attention_spreads_non_finite_pixels_finite : Prop :=
+  forall (prec emax : Z) (hp : Prec_gt_0 prec) (he : Prec_lt_emax prec emax) (m : mode)
+    (w X W : nat -> nat -> binary_float prec emax) (b : binary_float prec emax)
+    (keys : nat -> tree nat) (terms : tree (option (nat * nat))) (t : nat -> nat),
+  (forall k c, is_finite (X k c) = true) -> (forall h c, is_finite (W h c) = true) ->
+  (forall h, ieee_one_hot hp he (t h) (w h)) -> (forall h, count (Nat.eqb (t h)) (keys h) = 1%nat) ->
+  let gathered a := match a with Some (h, c) => Bmult m (X (t h) c) (W h c) | None => b end in
+  same (dense_output prec emax hp he m w X W b keys terms)
+    (ieee_sum prec emax hp he m gathered terms).
