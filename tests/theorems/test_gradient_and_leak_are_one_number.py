@@ -399,7 +399,7 @@ def test_saturated_layer_learns_no_position_and_no_content(
     case = data.draw(integer_cases(dtype))
     with pytest.warns(UserWarning, match=f"{SLUG}.md"):
         layer = attention_from_conv(case.conv).unfreeze("shifts", "content")
-    y = case.run(layer)
+    y: Any = case.run(layer)
     y.backward(integers(*y.shape, dtype=dtype))
     for name, parameter in layer.named_parameters():
         if name not in ("weight", "value", "output", "bias"):
