@@ -10,7 +10,7 @@ import importlib
 
 from constructions.stock.stock import Stock
 
-_WHERE: dict[str, str] = {}
+_WHERE: dict[str, str] = {"on_tokens": "tokens"}
 """The module of each function."""
 
 __all__ = ["Stock", *_WHERE]
