@@ -39,12 +39,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.seeds < 2:
             parser.error("--seeds is at least 2, for an interval")
         effort = replace(effort, seeds=options.seeds)
-    chosen, start = options.only or STUDIES, datetime.now(UTC)
+    chosen, start = tuple(options.only or STUDIES), datetime.now(UTC)
     parts = [
         f"# Experiments, {start:%Y-%m-%d}",
         f"`{' '.join(['python -m experiments', *given])}`, torch {torch.__version__}, "
-        f"{platform.system()} {platform.machine()}, one thread. {effort.seeds} seeds, "
-        "± is half of a 95 % interval over them. [What was asked](../experiments.md).",
+        f"{platform.system()} {platform.machine()}, one thread. {effort.seeds} seeds "
+        f"({effort.starts} for the offsets), ± is half of a 95 % interval over them. "
+        "[What was asked](../experiments.md).",
     ]
     threads, clock = torch.get_num_threads(), time.perf_counter()
 
@@ -74,7 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not options.write:
         print(text, end="")
         return
-    path = RECORDS / f"{start:%Y-%m-%d}-experiments.md"
+    part = "" if chosen == STUDIES else "-" + "-".join(chosen)
+    path = RECORDS / f"{start:%Y-%m-%d}-experiments{part}.md"
     path.write_text(text, encoding="utf-8")
     print(f"wrote {path.relative_to(ROOT)}")
 

@@ -32,11 +32,11 @@ class Effort:
 
     seeds: int = 5
     goal: float = 0.97
-    epochs: int = 40
-    sizes: tuple[int, ...] = (50, 100, 200, 500, 1300)
-    steps: int = 200
+    epochs: int = 20
+    sizes: tuple[int, ...] = (50, 150, 450, 1300)
+    steps: int = 150
     starts: int = 8
-    fits: int = 1000
+    fits: int = 600
 
 
 SMOKE = Effort(seeds=2, goal=0.2, epochs=1, sizes=(50, 100), steps=2, starts=2, fits=3)
@@ -186,7 +186,7 @@ STARTS = (0.5, 1.354, 4.0)
 def find_offsets(effort: Effort, say: Say) -> dict[float, list[Found]]:
     """Train heads of random centres on the output of a random 3 x 3 convolution, by sharpness."""
     found: dict[float, list[Found]] = {sharpness: [] for sharpness in STARTS}
-    width, side = 4, 8
+    width, side = 4, 6
     axis = torch.arange(-1.0, 2.0)
     offsets = torch.cartesian_prod(axis, axis)
     for sharpness in STARTS:
@@ -197,7 +197,7 @@ def find_offsets(effort: Effort, say: Say) -> dict[float, list[Found]]:
             optimiser = torch.optim.Adam(student.parameters(), lr=0.02)
             schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, effort.fits)
             for _ in range(effort.fits):
-                x = torch.randn(16, side * side, width)
+                x = torch.randn(8, side * side, width)
                 with torch.no_grad():
                     wanted = teacher(x)
                 optimiser.zero_grad()
