@@ -49,8 +49,8 @@ __all__ = [
 ]
 
 
-_LAZY = ("plotting", "stock")
-"""Doors imported when they are first asked for: they need other packages."""
+_LAZY = ("filters", "plotting", "stock")
+"""Doors imported when they are first asked for: they need other packages, or few need them."""
 
 
 def __getattr__(name: str) -> object:

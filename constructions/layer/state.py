@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from constructions.encodings.sizes import traced_gap
 from constructions.formats import accumulator, position_format
@@ -18,10 +19,13 @@ from constructions.geometry.padding_modes import PaddingMode
 from constructions.geometry.view import Boundary, check_view
 from constructions.heads import Heads
 from constructions.layer import structure
-from constructions.layer.parameters import HeadParameters
+from constructions.layer.gradients import PAGE, is_flat
+from constructions.layer.parameters import CONTENT, PARTS, POSITIONS, HeadParameters
 from constructions.normalisers import Normaliser
 from constructions.sources.native import AnyNative
 from constructions.tracing import constant_of_traced_code, has_values, is_traced, members
+
+Own = TypeVar("Own", bound="AttentionState")
 
 OutputSize = Sequence[int] | None
 """Of a transposed convolution, as torch takes it."""
@@ -124,6 +128,37 @@ class AttentionState(HeadParameters):
             return gap
         part = min(height, 1 - height)  # of the gap, that is left on either side of the sink
         return gap / part if part > 0 else math.inf
+
+    def unfreeze(self: Own, *parts: str) -> Own:
+        """Make parts of the layer parameters; see `HeadParameters.unfreeze`.
+
+        Warns of scores that become parameters and whose gradient is zero, bit for bit, since the
+        layer is saturated: UserWarning, once for each layer and part. Theorem:
+        `gradient_and_leak_are_one_number`.
+        """
+        still = [
+            part
+            for part in parts
+            if set(names := PARTS.get(part, ())) <= {*POSITIONS, *CONTENT}
+            and any(not isinstance(getattr(self, name), nn.Parameter) for name in names)
+        ]
+        untrained = bool(still) and self._has_flat_scores()
+        super().unfreeze(*parts)
+        if untrained:
+            warnings.warn(
+                f"{' and '.join(map(repr, still))} of a saturated layer: its weights are one-hot "
+                "and locally constant, so the gradients are exactly zero and nothing is learnt; "
+                f"give attention_from_conv a smaller sharpness, see {PAGE}",
+                stacklevel=2,
+            )
+        return self
+
+    def _has_flat_scores(self) -> bool:
+        """Whether all heads look at their shifts alone, with weights of no derivative."""
+        if self.numbers.is_meta or self.has_live_content() or not self.is_saturated(self.dtype):
+            return False
+        gap, sink, device = self.sharpness, self.sink_height, self.numbers.device
+        return is_flat(self.normaliser, gap, sink, self.dtype, device)
 
     def shares_structure(self) -> bool:
         """Whether the heads differ in shift and matrices alone, their shifts on the kernel's grid.

@@ -20,6 +20,7 @@ _WHERE: dict[str, str] = {
     "gpt_oss": "gpt_oss_attention",
     "llama": "llama_attention",
     "multihead_attention": "multihead",
+    "on_tokens": "tokens",
     "stand_alone": "stand_alone_attention",
     "swin": "swin_attention",
     "t5": "t5_attention",
