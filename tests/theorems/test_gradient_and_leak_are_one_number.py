@@ -249,7 +249,7 @@ def one_head(
     kinds: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
     conv = kinds[rank](1, 1, 1, bias=False, dtype=dtype)
     nn.init.ones_(conv.weight)
-    layer = attention_from_conv(conv, evaluation="dense", **options)
+    layer: MultiHeadSelfAttention = attention_from_conv(conv, evaluation="dense", **options)
     parts = ("shifts",) if options.get("sharpness") is None else ("shifts", "sharpness")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

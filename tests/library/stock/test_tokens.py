@@ -18,7 +18,8 @@ from tests.support.helpers import filled, integers, refused
 
 def layer_of(rank: int, **options: Any) -> nn.Module:
     kinds: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
-    return attention_from_conv(filled(kinds[rank](3, 3, 3, padding=1)), **options)
+    layer: nn.Module = attention_from_conv(filled(kinds[rank](3, 3, 3, padding=1)), **options)
+    return layer
 
 
 @pytest.mark.parametrize("prefix", [0, 1, 5])
