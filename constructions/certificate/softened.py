@@ -26,10 +26,10 @@ from constructions.layer.soft_padding import SoftPadding
 from constructions.matrix_units import products_of
 from constructions.sources.stencil import Stencil
 
-STARTS = [2.0**k for k in range(-4, 8)]
+STARTS = [2.0**k for k in (-3, -1, 0, 1, 2, 3, 5)]
 """Sharpnesses that a fit may start from."""
 
-SINKS = [1.0, 4.0, 16.0, 64.0]
+SINKS = [2.0, 16.0, 64.0]
 """How far below a target a sink may stand where a fit starts."""
 
 STEP = 2.0**-20
@@ -183,8 +183,8 @@ def fitted(heads: Softened, comparison: Comparison, y: Tensor) -> Numbers:
         return (heads.output(comparison, at) - y).flatten()
 
     sharpnesses, sinks = list(STARTS), list(SINKS)
-    if heads.layer is not None:  # first, as the first of several that do as well is taken
-        sharpnesses = [heads.layer.sharpness / 2**k for k in range(8)] + STARTS
+    if heads.layer is not None:  # of several that do as well the first is taken
+        sharpnesses = [heads.layer.sharpness / 2**k for k in range(7)]
         sinks = [heads.layer.sharpness * (heads.layer.sink_height or 1.0), *SINKS]
     best: tuple[float, list[float]] = math.inf, []
     for sink in sinks if heads.has_sink else sinks[:1]:
