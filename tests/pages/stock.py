@@ -326,7 +326,7 @@ assert_equivalent(attention, conv, torch.randn(2, 3, 10, 12))
 
 Every cell was run on small convolutions of integers when this page was made (`python -m tests.pages.stock --write`), and its tests run it again. *Takes* is what goes beyond stride 1, no dilation, no groups and odd kernels in two dimensions, or in one for targets of lines; what is not there is refused with a reason. Heads, and width (heads times their dimension), are those of a convolution of three taps a side, of 2 to 3 channels, with a border of zeros. The largest size is of square images in two dimensions, where the theorem has a number for it; beyond it a function raises `ValueError`."""  # noqa: E501, one line for each paragraph of the page
 
-TAIL = """`multihead_attention(..., causal=True)` is the causal convolution of an `nn.Conv1d`: [T22](theorems/causal_convolution_is_causal_attention.md). The three kinds of blocks compute the ReLU too, unless `relu=False`, and err by what `.bound(x)` says; the others are judged by `assert_equivalent`: the rounding of a sum. A whole network: [a small CNN as a Transformer](a-small-cnn-as-a-transformer.md).
+TAIL = """`multihead_attention(..., causal=True)` is the causal convolution of an `nn.Conv1d`: [T22](theorems/causal_convolution_is_causal_attention.md). The three kinds of blocks compute the ReLU too, unless `relu=False`, read each output as half of a channel less the one of its negative, and err by what `.bound(x)` says; the others are judged by `assert_equivalent`: the rounding of a sum. A whole network: [a small CNN as a Transformer](a-small-cnn-as-a-transformer.md).
 
 ## Two traps in torch
 

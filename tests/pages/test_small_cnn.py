@@ -32,7 +32,7 @@ def network(digits: Digits) -> nn.Sequential:
 
 
 @bounded
-@pytest.mark.parametrize(("dtype", "count"), [(torch.float32, 100), (torch.float64, 25)], ids=str)
+@pytest.mark.parametrize(("dtype", "count"), [(torch.float32, 60), (torch.float64, 15)], ids=str)
 def test_transformer_makes_the_predictions_of_the_cnn_within_its_bound(
     network: nn.Sequential, digits: Digits, dtype: torch.dtype, count: int
 ) -> None:
