@@ -418,6 +418,13 @@ def _prove_fastest(proof: Proof) -> None:
             bool(ball(start / 2).sqrt() < least),
             equation=15,
         )
+        p = sp.Symbol("p", nonnegative=True)
+        falling = -sp.diff(ALPHA * sp.exp(-ALPHA), ALPHA) * sp.exp(ALPHA)
+        proof.check(
+            "α e^-α falls from α = 1 on",
+            nonnegative(falling.subs(ALPHA, 1 + p)),
+            equation=15,
+        )
         x = (-ball(end)).exp()
         proof.check(
             "from 4 on: n^2 >= n, so 2 α A_1 <= 2 α x / (1 - e^-4)^2, which falls from below 0.2",

@@ -31,7 +31,7 @@ DOORS = (
 `plotting` needs matplotlib, and is imported when it is asked for.
 """
 
-LAZY = ("constructions.filters", "constructions.plotting")
+LAZY = ("constructions.filters", "constructions.plotting", "constructions.stock")
 
 PUBLIC = {door: set(importlib.import_module(door).__all__) for door in DOORS}
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("docs/theorems/*.md")])
