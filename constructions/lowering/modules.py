@@ -84,7 +84,7 @@ def lowered_module(module: nn.Module, grid: Sequence[int] | None) -> Lowered:
     none, whole = (0.0,) * (1 + len(shape)), (0,) * len(shape)
     found = []
     for head, scores in enumerate(heads.scores.detach().to("cpu", DOUBLE)):
-        sink = None if heads.sinks is None else float(heads.sinks[head])
+        sink = None if heads.sinks is None else float(heads.sinks[head].detach())
         entries = by_displacement(scores, keys, box)
         slack = none if heads.slack is None else tuple(heads.slack[head].tolist())
         found.append(ScoredHead(Stored(sink, entries, box), whole, slack))

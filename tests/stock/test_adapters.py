@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from constructions import assert_equivalent, stock
+from constructions import assert_equivalent, lower, stock
 from tests.pages.options import agrees, truth_of
 from tests.stock.domains import by_buckets, by_gates, by_tables, usual, with_zeros, within_pixels
 from tests.support.helpers import filled, integers, refused
@@ -283,6 +283,30 @@ def test_gradients_reach_the_image_and_the_module(name: str) -> None:
     (of_module,) = torch.autograd.grad(module(x).square().sum(), x)
     (of_conv,) = torch.autograd.grad(case.conv(x).square().sum(), x)
     assert torch.equal(of_module, of_conv)
+
+
+# There and back -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("gpsa", marks=pytest.mark.evidence(GATED, "exact")),
+        pytest.param("swin", marks=pytest.mark.evidence(TABLES, "exact")),
+        pytest.param("beit", marks=pytest.mark.evidence(TABLES, "exact")),
+        pytest.param("t5", marks=pytest.mark.evidence(TABLES, "exact")),
+    ],
+)
+def test_module_lowered_again_is_the_convolution(name: str) -> None:
+    # From the convolution to the library's module, and from that, read anew, to a convolution.
+    case = sample(name, torch.float64)
+    module = built(name, case.conv, case.x)
+    lowered = lower(module.module, grid=module.canvas.shape)
+    tokens = module.placed(case.x).transpose(1, 2)
+    with torch.no_grad():
+        y = lowered(tokens.reshape(len(case.x), -1, *module.canvas.shape))
+    outputs = module.canvas.select(y.flatten(2).transpose(1, 2), 3)
+    assert not exact_error(numbers(outputs), truth_of(case)).any()
 
 
 # Decoders, with their mask ------------------------------------------------------------------------
