@@ -83,7 +83,11 @@ THEOREM = Theorem(
         "arXiv:2512.15115: lag operators of rank k need k heads, without nonnegativity",
         "arXiv:2410.05258: differential attention",
     ),
-    objects=("constructions.Heads",),
+    objects=(
+        "constructions.heads.count",
+        "constructions.heads.HeadCount",
+        "constructions.heads.RationalCertificate",
+    ),
 )
 
 

@@ -8,13 +8,28 @@ from torch import Tensor
 from constructions.encodings import Encoding, Mixing
 from constructions.geometry.geometry import Geometry
 from constructions.geometry.window import WindowGeometry
+from constructions.heads.counting import HeadCount, HeadCounts, count, count_heads
 from constructions.heads.heads import Heads, Kind
 from constructions.heads.mixing import combined, mixing
 from constructions.heads.per_tap import factored, per_tap
+from constructions.heads.rational import RationalCertificate
 from constructions.heads.uniform import uniform
 from constructions.sources import Stencil
 
-__all__ = ["Heads", "Kind", "factors_of", "heads_of", "mixing", "per_tap", "uniform"]
+__all__ = [
+    "HeadCount",
+    "HeadCounts",
+    "Heads",
+    "Kind",
+    "RationalCertificate",
+    "count",
+    "count_heads",
+    "factors_of",
+    "heads_of",
+    "mixing",
+    "per_tap",
+    "uniform",
+]
 
 
 def heads_of(stencil: Stencil, encoding: Encoding) -> Heads:
