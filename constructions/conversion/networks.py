@@ -44,6 +44,8 @@ from constructions.sources.poolings import (
 Model = TypeVar("Model", bound=nn.Module)
 Layer = MultiHeadSelfAttention | Following
 REFUSALS = ("raise", "keep")
+NOT_OF_POOLINGS = ("encoding", "boundary", "heads", "finite")
+"""Options of convolutions alone."""
 
 
 @overload
@@ -109,8 +111,8 @@ def convert(
             its adaptive poolings see.
         report: whether to return what was replaced, and what was left and why, instead of a
             warning where something was left.
-        options: as `attention_from_conv` takes them, for every convolution; the encoding, which a
-            pooling has of its own, for convolutions alone.
+        options: as `attention_from_conv` takes them, for every convolution; the encoding and the
+            heads, which a pooling has of its own, for convolutions alone.
 
     Returns:
         The copy, or the layer if the model is itself a convolution; with `report`, a pair of that
@@ -166,7 +168,7 @@ class Conversion:
         self.model, self.handlers, self.inplace, self.look = model, handlers, inplace, look
         self.options = options
         # A pooling has an encoding and a boundary of its own.
-        self.of_pooling = {n: o for n, o in options.items() if n not in ("encoding", "boundary")}
+        self.of_pooling = {n: o for n, o in options.items() if n not in NOT_OF_POOLINGS}
         self.like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
         self.replaced: dict[str, str] = {}
         self.left: dict[str, str] = {}
@@ -236,6 +238,11 @@ class Conversion:
         found = recognise(source)
         if found.live is None:
             return self._plain_layer(name, found.plain.train(source.training))
+        if (heads := self.options.get("heads", "taps")) != "taps":
+            raise ValueError(
+                f"heads is {heads!r} for a weight that is made anew at each call, or an image that "
+                "is padded then; accepted: 'taps', since other heads serve one column space of taps"
+            )
         return Following(self._expressed(found), source, recognise)
 
     def _is_handled(self, module: nn.Module) -> bool:

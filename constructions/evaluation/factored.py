@@ -6,10 +6,14 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from constructions.formats import accumulator
+from constructions.encodings import Mixing, Mixtures
+from constructions.evaluation.dense import concatenated
+from constructions.formats import accumulator, position_format
+from constructions.geometry.lattice import Lattice
 from constructions.geometry.view import View
-from constructions.heads import Kind
+from constructions.heads import Heads, Kind
 from constructions.layer.attention import MultiHeadSelfAttention
+from constructions.layer.scores import below_peaks
 from constructions.layer.state import OutputSize
 from constructions.layer.structure import kernel, products
 from constructions.matrix_units import Operation
@@ -34,12 +38,18 @@ class Factored:
     def objection(self, layer: MultiHeadSelfAttention) -> str | None:
         """The heads must share P, and P must factor or be a gather."""
         if layer.kind is Kind.MIXING:
-            return f"the heads of {layer.encoding} mix all taps and share no operator"
+            encoding = layer.encoding
+            if not isinstance(encoding, Mixtures):
+                return f"the heads of {encoding} mix all taps and share no operator"
+            if not encoding.sees_taps_alone:
+                return "the heads see all keys, and not those of their window alone"
         if not layer.shares_structure():
             return (
                 "content terms or per-head positional parameters are trained, or edited off the "
                 "structure that the heads share"
             )
+        if layer.kind is Kind.MIXING:
+            return None
         saturated = layer.positional_sharpness is None
         if saturated and layer.encoding.theorem is not None:
             return None
@@ -91,6 +101,8 @@ class Factored:
         """The output; see `Evaluation`."""
         dtype = view.image.dtype
         exact = accumulator(dtype)
+        if layer.kind is Kind.MIXING:
+            return mixed(layer, view)
         geometry, padding = layer.geometry, (0,) * layer.geometry.dimension
         if not layer.encoding.everywhere:
             layer.gap(view.keys)  # raises where there is none
@@ -105,3 +117,38 @@ class Factored:
         bias = None if layer.bias is None else layer.bias.to(exact)
         weight = kernel(layer.heads, geometry, exact)
         return convolve(geometry, weight, at_targets, bias, padding, layer.groups).to(dtype)
+
+
+def mixed(layer: MultiHeadSelfAttention, view: View) -> Tensor:
+    """The layer of heads that see the window alone: each is a convolution, alike for all channels.
+
+    H (taps + D_out / G) products for a pixel and channel, where a convolution has taps D_out / G.
+    """
+    heads, geometry, exact = layer.heads, layer.geometry, accumulator(view.image.dtype)
+    encoding, keys = heads.encoding, view.keys
+    assert isinstance(encoding, Mixtures)
+    weights = window_weights(heads, geometry.offsets(heads.shifts.device), keys)
+    second = heads.second(keys)
+    if second is not None:
+        others, shares = second
+        offsets = geometry.offsets(heads.shifts.device)
+        weights = weights - shares.unsqueeze(1) * window_weights(others, offsets, keys)
+    image = replace(view, image=view.image.to(exact)).at_targets
+    batch, channels = image.shape[:2]
+    count = len(heads)
+    kernel = weights.to(image).reshape(count, 1, *geometry.kernel_size)
+    # Channels are images of one channel.
+    seen = convolve(geometry, kernel, image.flatten(0, 1).unsqueeze(1))
+    seen = seen.reshape(batch, channels, count, view.queries.size).permute(0, 2, 3, 1)
+    return concatenated(heads, layer.bias, view, seen)
+
+
+def window_weights(heads: Heads, offsets: Tensor, keys: Lattice) -> Tensor:
+    """The softmax of each head at the taps, in float64, (H, taps); gains are its sums."""
+    encoding = heads.encoding
+    assert isinstance(encoding, Mixing)
+    position = position_format(heads.device)
+    shifts = heads.shifts.detach().to(position)
+    scores = below_peaks(encoding, offsets.to(position), shifts, keys)
+    gains = encoding.gains(shifts, keys).to(scores)
+    return scores.exp() / gains.unsqueeze(-1)

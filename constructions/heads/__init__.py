@@ -10,6 +10,7 @@ from constructions.geometry.geometry import Geometry
 from constructions.geometry.window import WindowGeometry
 from constructions.heads.counting import HeadCount, HeadCounts, count, count_heads
 from constructions.heads.heads import Heads, Kind
+from constructions.heads.minimal import mixtures
 from constructions.heads.mixing import combined, mixing
 from constructions.heads.per_tap import factored, per_tap
 from constructions.heads.rational import RationalCertificate
@@ -27,6 +28,7 @@ __all__ = [
     "factors_of",
     "heads_of",
     "mixing",
+    "mixtures",
     "per_tap",
     "uniform",
 ]

@@ -81,8 +81,8 @@ def count(conv: AnyConvolution) -> HeadCount:
 
 def counted(stencil: Stencil) -> HeadCount:
     """The count of a stencil of taps; errors are those of `count`."""
-    rows = taps_of(stencil)
-    certificate = certified(rows[rows.any(dim=1)], unit_roundoff(stencil.matrices.dtype))
+    rows, roundoff = taps_of(stencil), unit_roundoff(stencil.matrices.dtype)
+    certificate = certified(rows, kept_taps(rows, roundoff), roundoff)
     case, rank = certificate.case, len(certificate.columns)
     return HeadCount(
         rank=rank,
@@ -113,26 +113,43 @@ def taps_of(stencil: Stencil) -> Tensor:
     return rows
 
 
-def certified(rows: Tensor, roundoff: float) -> RationalCertificate:
-    """The rank and the case of taps that are not 0, (N, D), with the certificate.
+def kept_taps(rows: Tensor, roundoff: float) -> Tensor:
+    """Which taps (N, D) are not 0, or not next to 0 among floats whose last bits are noise: (N,).
 
     Args:
         rows: in float64.
         roundoff: u of the format that they were stored in.
     """
-    if not rows.numel():
+    kept = rows.any(dim=1)
+    if not bool(kept.any()) or _is_exact(rows):
+        return kept
+    scaled, _ = normalised(rows)
+    return scaled.norm(dim=1) > _noise(scaled[kept], roundoff)
+
+
+def certified(rows: Tensor, kept: Tensor, roundoff: float) -> RationalCertificate:
+    """The rank and the case of taps (N, D), with the certificate.
+
+    Args:
+        rows: in float64.
+        kept: the taps that count, (N,).
+        roundoff: u of the format that they were stored in.
+    """
+    if not bool(kept.any()):
         return RationalCertificate((), (), (), ())
-    values = _singular_values(rows)
-    # Storing changes M by at most u times its Frobenius norm, at most u √N times σ_1.
-    limit = len(rows) * roundoff * float(values[0])
-    small = _multiples(rows)
-    rank = max(1, int((values > limit).sum()))
-    columns = independent_columns(rows, rank)
+    whole, size = normalised(rows)
+    left_out = whole[~kept].norm()
+    rows, scaled = rows[kept], whole[kept]
+    values = _singular_values(scaled)
+    rank = max(1, int((values > _noise(scaled, roundoff)).sum()))
+    small = _is_exact(rows)
+    columns = independent_columns(scaled, rank)
     # Integers over one power of two.
     numbers, exponent = _integers(rows[:, columns])
-    if rank == len(rows) and (primal := _all_positive(rows[:, columns], numbers)) is not None:
+    if rank == len(rows) and (primal := _all_positive(scaled[:, columns], numbers)) is not None:
         taps = tuple(tuple(Fraction(n) * Fraction(2) ** exponent for n in row) for row in numbers)
-        return RationalCertificate(taps, tuple(columns), primal, (Fraction(0),) * rank)
+        residual = math.ldexp(float(left_out), size)
+        return RationalCertificate(taps, tuple(columns), primal, (Fraction(0),) * rank, residual)
     dictionary = Dictionary(numbers)
     missed = _missed_column(rows, dictionary)
     while missed is not None and small:
@@ -140,21 +157,32 @@ def certified(rows: Tensor, roundoff: float) -> RationalCertificate:
         numbers, exponent = _integers(rows[:, columns])
         dictionary = Dictionary(numbers)
         missed = _missed_column(rows, dictionary)
-    primal, dual = alternative(dictionary, numbers)
+    primal, dual = _at_once(scaled[:, columns], dictionary, numbers) or alternative(
+        dictionary, numbers
+    )
     unit = Fraction(2) ** exponent
+    missing = [] if missed is None else values[len(columns) :].tolist()
     return RationalCertificate(
         taps=tuple(tuple(n * unit for n in row) for row in numbers),
         columns=tuple(columns),
         primal=primal,
         dual=dual,
-        residual=0.0 if missed is None else float(values[len(columns) :].norm()),
+        residual=math.ldexp(math.hypot(float(left_out), *missing), size),
     )
+
+
+def normalised(rows: Tensor) -> tuple[Tensor, int]:
+    """Numbers below 1, of which float64 can form squares, and the power of two taken out."""
+    size = math.frexp(float(rows.abs().max()))[1]
+    half = -size // 2
+    return rows * 2.0**half * 2.0 ** (-size - half), size
 
 
 def _singular_values(rows: Tensor) -> Tensor:
     """In falling order; of a wide matrix those of its triangular factor."""
     small = torch.linalg.qr(rows.T, mode="r")[1] if rows.shape[1] > rows.shape[0] else rows
-    return torch.linalg.svdvals(small)
+    values: Tensor = torch.linalg.svdvals(small)
+    return values
 
 
 def independent_columns(rows: Tensor, rank: int) -> list[int]:
@@ -169,11 +197,15 @@ def independent_columns(rows: Tensor, rank: int) -> list[int]:
     return found
 
 
-def _multiples(rows: Tensor) -> bool:
-    """Whether all are multiples, up to 2^10, of one power of two."""
-    exponent = math.frexp(float(rows.abs().max()))[1]
-    scaled = rows * 2.0**-exponent * EXACT
-    return bool((scaled == scaled.round()).all())
+def _noise(scaled: Tensor, roundoff: float) -> float:
+    """N u σ_1: storing moves singular values by at most u times the norm of M, at most u √N σ_1."""
+    return len(scaled) * roundoff * float(_singular_values(scaled)[0])
+
+
+def _is_exact(rows: Tensor) -> bool:
+    """Whether all numbers are multiples, up to 2^10, of one power of two."""
+    scaled = normalised(rows)[0] * EXACT
+    return bool((scaled == scaled.round()).all() and ((scaled == 0) == (rows == 0)).all())
 
 
 def _integers(rows: Tensor) -> tuple[list[list[int]], int]:
@@ -200,6 +232,32 @@ def _all_positive(square: Tensor, numbers: list[list[int]]) -> tuple[Fraction, .
     if min(sum(a * b for a, b in zip(row, found, strict=True)) for row in numbers) <= 0:
         return None
     return tuple(map(Fraction, found))
+
+
+def _at_once(
+    columns: Tensor, dictionary: Dictionary, numbers: list[list[int]]
+) -> tuple[tuple[Fraction, ...], tuple[Fraction, ...]] | None:
+    """A certificate of case (a) or (c) that float64 suggests, made exact and multiplied out.
+
+    Of case (a) the combination of columns that is nearest to 1 on taps of one length; of case (c)
+    the weights nearest to such that leave nothing. None if neither will do: then it is looked for.
+    """
+    taps, rank = columns.shape
+    lengths = columns.norm(dim=1, keepdim=True)
+    if float(lengths.min()) == 0:
+        return None
+    unit, ones = columns / lengths, torch.ones(taps, 1, dtype=torch.float64)
+    nearest = torch.linalg.lstsq(unit, ones).solution
+    if not bool(nearest.isfinite().all()):
+        return None
+    primal = [n for (n,) in _integers(nearest)[0]]
+    if all(sum(a * b for a, b in zip(row, primal, strict=True)) > 0 for row in numbers):
+        return tuple(map(Fraction, primal)), (Fraction(0),) * taps
+    balance = (ones - unit @ nearest) / lengths
+    if float(balance.min()) <= 0:
+        return None
+    dual = dictionary.balanced([n for (n,) in _integers(balance)[0]])
+    return ((Fraction(0),) * rank, dual) if min(dual) > 0 else None
 
 
 def _missed_column(rows: Tensor, dictionary: Dictionary) -> int | None:

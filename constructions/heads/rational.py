@@ -162,6 +162,8 @@ class Dictionary:
         """A c with Bc >= 0 and (Bc)_k > 0; or else a y >= 0 with yᵀB = 0 and y_k > 0."""
         if k in self.table:
             row = self.table[k]
+            if not any(row):  # a row of B that is 0
+                return None, [Fraction(v == k) for v in range(self.slacks)]
             self.pivot(k, next(j for j, value in enumerate(row) if value))
         while True:
             here = self.names.index(k)
@@ -179,6 +181,16 @@ class Dictionary:
                     y[name] = Fraction(-row[j], self.denominator)
                 return None, y
             self.pivot(leaving, self.names.index(min(able)))
+
+    def balanced(self, weights: Sequence[int]) -> Numbers:
+        """The y with yᵀB = 0 that has these weights at the taps that the dictionary expresses."""
+        y = [Fraction(0)] * self.slacks
+        for v, row in self.table.items():
+            if v < self.slacks:
+                y[v] = Fraction(weights[v])
+                for name, entry in zip(self.names, row, strict=True):
+                    y[name] -= Fraction(entry, self.denominator) * weights[v]
+        return tuple(y)
 
     def misses(self, column: Sequence[int]) -> bool:
         """Whether a column of as many entries is outside of the column space of B."""

@@ -173,12 +173,8 @@ class HeadParameters(nn.Module):
             raise AttributeError("weight: the layer was made of heads, and of no convolution")
         matrices = products(heads, heads.dtype)
         if isinstance(self.encoding, Mixing):
-            # M = b W, and b has as many independent columns as there are taps.
-            offsets = heads.shifts.detach().double()[: native.taps]
-            mixed = self.encoding.coefficients(offsets).to(matrices.device)
-            flat = matrices.to(mixed.dtype).flatten(1)
-            taps = torch.linalg.pinv(mixed) @ flat
-            matrices = taps.reshape(native.taps, *matrices.shape[1:]).to(heads.dtype)
+            shifts = heads.shifts.detach().double()
+            matrices = self.encoding.taps_of(matrices, shifts, native.taps).to(heads.dtype)
         return native.weight_of(matrices)
 
     def _trained_matrices(self) -> tuple[Tensor | None, Tensor | None]:

@@ -20,6 +20,7 @@ from constructions.heads.rational import Dictionary, alternative
 from tests.support.helpers import filled, refused
 from tests.support.strategies import geometries
 from theory import heads_count_the_rank_of_the_kernel as theory
+from theory.tools import alternatives
 from theory.tools.alternatives import rank
 
 EVIDENCE = "heads_count_the_rank_of_the_kernel"
@@ -88,7 +89,7 @@ def test_alternatives_of_the_package_are_those_of_the_proof(rows: list[list[int]
             Dictionary(rows)
         return
     c, y = alternative(Dictionary(rows), rows)
-    _, other_y = theory.alternative(kernel)
+    _, other_y = alternatives.alternative(kernel)
     # Where y is positive does not depend on how it was found, and it is zero elsewhere.
     assert [v > 0 for v in y] == [v > 0 for v in other_y]
     assert min(y) >= 0
