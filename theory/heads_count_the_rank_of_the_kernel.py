@@ -87,6 +87,8 @@ THEOREM = Theorem(
         "constructions.heads.count",
         "constructions.heads.HeadCount",
         "constructions.heads.RationalCertificate",
+        "constructions.encodings.Mixtures",
+        "constructions.attention_from_conv",
     ),
 )
 
@@ -209,7 +211,7 @@ BORDER = [list(map(Fraction, row)) for row in ((1, 0), (0, 1), (0, -1))]  # case
 
 
 def prove() -> tuple[Step, ...]:
-    """Prove T10: equations (1) to (25) of its page."""
+    """Prove T10: equations (1) to (26) of its page."""
     proof = Proof()
     _prove_factorisation(proof)
     _prove_cases(proof)
@@ -223,6 +225,7 @@ def prove() -> tuple[Step, ...]:
     _prove_conditioning(proof)
     _prove_wendel(proof)
     _prove_residual(proof)
+    _prove_cost(proof)
     return proof.steps
 
 
@@ -603,4 +606,20 @@ def _prove_residual(proof: Proof) -> None:
         "the layer less the convolution is Σ_j X_j (Σ_h E_hj V_h - W_j)",
         identical((v.T * e) * x - w.T * x, (e.T * v - w).T * x),
         equation=25,
+    )
+
+
+def _prove_cost(proof: Proof) -> None:
+    """Products of a pixel and channel: (26)."""
+    heads, taps, width = sp.symbols("H K D", positive=True)
+    proof.check(
+        "H (K² + D_out) = K² D_out at H = K² D_out / (K² + D_out)",
+        equal((taps + width) * (taps * width / (taps + width)), taps * width)
+        and positive(sp.diff(heads * (taps + width), heads)),
+        equation=26,
+    )
+    proof.check(
+        "3 x 3, 64 channels: 7 heads multiply less than the convolution, 8 more",
+        7 * (9 + 64) < 9 * 64 < 8 * (9 + 64),
+        equation=26,
     )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from constructions.encodings import Mixing, Mixtures
-from constructions.evaluation.dense import concatenated
 from constructions.formats import accumulator, position_format
 from constructions.geometry.lattice import Lattice
 from constructions.geometry.view import View
@@ -15,11 +16,12 @@ from constructions.heads import Heads, Kind
 from constructions.layer.attention import MultiHeadSelfAttention
 from constructions.layer.scores import below_peaks
 from constructions.layer.state import OutputSize
-from constructions.layer.structure import kernel, products
+from constructions.layer.structure import applied, kernel, products
 from constructions.matrix_units import Operation
 from constructions.normalisers import Softmax
 from constructions.sources.native import NativeConvolution
 from constructions.sources.stencil import convolve
+from constructions.sources.sums import plain_sum
 from constructions.tracing import is_traced
 
 
@@ -123,6 +125,7 @@ def mixed(layer: MultiHeadSelfAttention, view: View) -> Tensor:
     """The layer of heads that see the window alone: each is a convolution, alike for all channels.
 
     H (taps + D_out / G) products for a pixel and channel, where a convolution has taps D_out / G.
+    Theorem: `heads_count_the_rank_of_the_kernel`, equation (26).
     """
     heads, geometry, exact = layer.heads, layer.geometry, accumulator(view.image.dtype)
     encoding, keys = heads.encoding, view.keys
@@ -134,13 +137,24 @@ def mixed(layer: MultiHeadSelfAttention, view: View) -> Tensor:
         offsets = geometry.offsets(heads.shifts.device)
         weights = weights - shares.unsqueeze(1) * window_weights(others, offsets, keys)
     image = replace(view, image=view.image.to(exact)).at_targets
-    batch, channels = image.shape[:2]
-    count = len(heads)
-    kernel = weights.to(image).reshape(count, 1, *geometry.kernel_size)
-    # Channels are images of one channel.
-    seen = convolve(geometry, kernel, image.flatten(0, 1).unsqueeze(1))
-    seen = seen.reshape(batch, channels, count, view.queries.size).permute(0, 2, 3, 1)
-    return concatenated(heads, layer.bias, view, seen)
+    channels, groups = image.shape[1], heads.groups
+    matrices = applied(heads, keys, exact)  # (H, G, D_in / G, D_out / G)
+    dimension = geometry.dimension
+    pointwise = (F.conv1d, F.conv2d, F.conv3d)[dimension - 1]
+    y: Tensor | None = None
+    for head, matrix in zip(weights.to(image), matrices, strict=True):
+        # One kernel for every channel: torch is fast where each is a group with a copy of it.
+        kernel = head.reshape(1, 1, *geometry.kernel_size)
+        copies = kernel.repeat(channels, 1, *(1 for _ in range(dimension)))
+        seen = convolve(geometry, copies, image, groups=channels)
+        last = matrix.transpose(1, 2).flatten(0, 1)
+        last = last.reshape(*last.shape, *(1 for _ in range(dimension)))
+        part = plain_sum(partial(pointwise, weight=last, groups=groups), seen)
+        y = part if y is None else y + part
+    assert y is not None
+    if layer.bias is not None:
+        y = y + layer.bias.to(exact).reshape(-1, *(1 for _ in range(dimension)))
+    return y.to(view.image.dtype)
 
 
 def window_weights(heads: Heads, offsets: Tensor, keys: Lattice) -> Tensor:

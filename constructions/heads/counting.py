@@ -124,7 +124,8 @@ def kept_taps(rows: Tensor, roundoff: float) -> Tensor:
     if not bool(kept.any()) or _is_exact(rows):
         return kept
     scaled, _ = normalised(rows)
-    return scaled.norm(dim=1) > _noise(scaled[kept], roundoff)
+    counts: Tensor = scaled.norm(dim=1) > _noise(scaled[kept], roundoff)
+    return counts
 
 
 def certified(rows: Tensor, kept: Tensor, roundoff: float) -> RationalCertificate:

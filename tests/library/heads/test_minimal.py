@@ -346,7 +346,8 @@ def certify_sizes(layer: MultiHeadSelfAttention, x: torch.Tensor) -> torch.Tenso
         for factor in (wide.value, wide.output):
             if factor is not None:
                 factor.abs_()
-        return wide(x.double().abs()).detach()
+        sizes: torch.Tensor = wide(x.double().abs())
+        return sizes.detach()
 
 
 # Below the minimum --------------------------------------------------------------------------------
@@ -400,7 +401,7 @@ def test_training_with_one_head_meets_the_floor() -> None:
         for _ in range(250):
             optimiser.zero_grad()
             loss = (logits.softmax(dim=0) * value - kernel).square().sum()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
         reached.append(float(loss.detach()))
     predicted = left_by(attention_from_conv(filters(SOBEL_X), heads=1), filters(SOBEL_X))
@@ -528,11 +529,11 @@ def test_border_is_made_of_keys_or_there_is_none() -> None:
 
 
 def test_convert_passes_heads_on_and_leaves_poolings_alone() -> None:
-    model = nn.Sequential(filters(SOBEL_X, SOBEL_Y), nn.ReLU(), nn.AvgPool2d(2))
-    converted: Any = convert(model, heads="minimal")
+    conv = filters(SOBEL_X, SOBEL_Y)
+    converted: Any = convert(nn.Sequential(conv, nn.ReLU(), nn.AvgPool2d(2)), heads="minimal")
     assert [converted[0].num_heads, converted[2].num_heads] == [3, 1]
     x = image(2, 1, 6, 8)
-    assert certify(converted[0], model[0], x).holds
+    assert certify(converted[0], conv, x).holds
     normed = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(1, 1, 3)))
     with pytest.raises(ValueError, match="heads is 'minimal' for a weight that is made anew"):
         convert(normed, heads="minimal")
