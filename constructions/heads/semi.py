@@ -9,13 +9,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-ROUNDS = 200
+ROUNDS = 100
 """Of descent, from each start; most end long before."""
 
 SMALL = 2.0**-30
 """Of a singular value: heads that are so nearly dependent are as good as dependent."""
 
-SETTLED = 1 - 2.0**-20
+SETTLED = 1 - 2.0**-14
 """A round that leaves more than this of the error is the last."""
 
 
