@@ -182,6 +182,27 @@ def test_layer_of_any_number_of_heads_errs_within_its_certificate(
     assert ratio <= 1.0
 
 
+@bounded
+@every_way
+@pytest.mark.parametrize("seed", range(3))
+def test_content_leaves_the_derivative_at_the_zero_image_what_it_was(way: str, seed: int) -> None:
+    # Equation (15): scores that depend on the content, whatever they are, cannot need fewer heads.
+    conv = filters(SOBEL_X, SOBEL_Y)
+    layer = attention_from_conv(conv, evaluation="dense", **WAYS[way]).unfreeze("content")
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for term in (layer.query, layer.key, layer.content_bias):
+            assert term is not None
+            term.copy_(torch.randn(term.shape, generator=generator, dtype=torch.float64))
+    x = image(1, 1, 5, 6)
+    away = layer(x).detach()
+    _, slope = torch.func.jvp(layer, (torch.zeros_like(x),), (x,))
+    bound = certify(attention_from_conv(conv, evaluation="dense", **WAYS[way]), conv, x).bound
+    error = exact_error(numbers(slope), convolve_module(conv, x))
+    assert (error <= bound.numpy()).all()
+    assert (exact_error(numbers(away), convolve_module(conv, x)) > bound.numpy()).any()
+
+
 # Its weights --------------------------------------------------------------------------------------
 
 
