@@ -14,6 +14,7 @@ from functools import cache
 import torch
 from torch import nn
 
+from constructions import attention_from_conv
 from constructions.heads import HeadCount, count, count_heads
 from tests.support.ledger import ROOT
 from theory.heads_count_the_rank_of_the_kernel import wendel
@@ -116,7 +117,34 @@ def table_of_network() -> str:
     with reproducible(0):
         network = train(Digits.split(0), lambda epoch, loss: None)
     found = count_heads(network)
-    return "\n".join([HEAD, *(row(f"`{path}`", found.taps[path], found[path]) for path in found)])
+    rows = [row(f"`{path}`", found.taps[path], found[path]) for path in found]
+    return "\n".join([HEAD, *rows, "", FLOORS, "", *floors(network)])
+
+
+FEWER = (1, 2, 3, 4, 6, 8)
+
+FLOORS = """With fewer heads (`heads=H`): what the best that were found leave of the kernel, as a part of its Frobenius norm; in brackets what no heads of so many can be below, and what some reach, the tails of the singular values from H + 1 and from H on."""  # noqa: E501
+
+
+def floors(network: nn.Module) -> Iterator[str]:
+    """What fewer heads leave of each layer."""
+    yield f"| layer | {' | '.join(f'H = {h}' for h in FEWER)} |"
+    yield f"| --- |{' ---: |' * len(FEWER)}"
+    for path, conv in network.named_modules():
+        if not isinstance(conv, nn.Conv2d):
+            continue
+        kernel = conv.weight.detach().double()
+        values = torch.linalg.svdvals(kernel.flatten(2).flatten(0, 1))
+        cells = []
+        for heads in FEWER:
+            if heads >= count(conv).masked:
+                cells.append("0")
+                continue
+            layer = attention_from_conv(conv, heads=heads)
+            left = (layer.weight.detach().double() - kernel).norm() / kernel.norm()
+            tails = [float(values[n:].norm() / kernel.norm()) for n in (heads, heads - 1)]
+            cells.append(f"{float(left):.2f} ({tails[0]:.2f} to {tails[1]:.2f})")
+        yield f"| `{path}` | {' | '.join(cells)} |"
 
 
 DRAWS, TAPS, DIMENSIONS = 60, 9, (1, 2, 3, 4, 5, 6, 8, 9)

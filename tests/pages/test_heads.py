@@ -45,18 +45,24 @@ def test_filter_has_the_count_of_exact_linear_algebra(name: str) -> None:
     )
 
 
+def tail(found: int, chance: Fraction) -> Fraction:
+    """The smaller of the chances that a count is so small, or so large."""
+    of = [comb(DRAWS, k) * chance**k * (1 - chance) ** (DRAWS - k) for k in range(DRAWS + 1)]
+    return min(sum(of[: found + 1], Fraction(0)), sum(of[found:], Fraction(0)))
+
+
+UNLIKELY = Fraction(1, 2**14)
+
+
 @bounded
 @pytest.mark.parametrize("dimension", DIMENSIONS)
 def test_count_of_random_kernels_is_not_unlikely_by_wendels_formula(dimension: int) -> None:
-    chance, found = theory.wendel(TAPS, dimension), heads.in_case_a(dimension)
-    of = [comb(DRAWS, k) * chance**k * (1 - chance) ** (DRAWS - k) for k in range(DRAWS + 1)]
-    tail = min(sum(of[: found + 1]), sum(of[found:]))
+    assert tail(heads.in_case_a(dimension), theory.wendel(TAPS, dimension)) > UNLIKELY
     record(dtype="rational")
-    assert tail > Fraction(1, 2**14)
 
 
 @control
-def test_half_for_each_tap_is_not_the_chance() -> None:
-    # As if all taps but one had to be on one side of a given plane.
-    for dimension in DIMENSIONS[1:]:
-        assert theory.wendel(TAPS, dimension) != Fraction(1, 2 ** (TAPS - 1))
+@pytest.mark.parametrize("dimension", [4, 5])
+def test_count_is_unlikely_by_the_formula_of_another_dimension(dimension: int) -> None:
+    found = heads.in_case_a(dimension)
+    assert tail(found, theory.wendel(TAPS, dimension - 1)) < UNLIKELY
