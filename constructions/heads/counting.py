@@ -28,6 +28,12 @@ EXACT = 2**10
 """Multiples of a common power of two up to here are data whose rank is meant as it is; of larger
 ones, such as trained weights, the last bits are noise."""
 
+TURNS = 400
+"""Of projections, before pivoting."""
+
+TRIES = 4
+"""Of what float64 suggests, each multiplied out."""
+
 
 @dataclass(frozen=True)
 class HeadCount:
@@ -240,25 +246,36 @@ def _at_once(
 ) -> tuple[tuple[Fraction, ...], tuple[Fraction, ...]] | None:
     """A certificate of case (a) or (c) that float64 suggests, made exact and multiplied out.
 
-    Of case (a) the combination of columns that is nearest to 1 on taps of one length; of case (c)
-    the weights nearest to such that leave nothing. None if neither will do: then it is looked for.
+    Vectors of the column space that are positive, and weights that leave nothing and are positive,
+    are looked for by projecting on a space and on the vectors of at least 1 in turn. None if
+    neither is found, as close to the border: then it is looked for by pivoting.
     """
     taps, rank = columns.shape
     lengths = columns.norm(dim=1, keepdim=True)
     if float(lengths.min()) == 0:
         return None
-    unit, ones = columns / lengths, torch.ones(taps, 1, dtype=torch.float64)
-    nearest = torch.linalg.lstsq(unit, ones).solution
-    if not bool(nearest.isfinite().all()):
-        return None
-    primal = [n for (n,) in _integers(nearest)[0]]
-    if all(sum(a * b for a, b in zip(row, primal, strict=True)) > 0 for row in numbers):
-        return tuple(map(Fraction, primal)), (Fraction(0),) * taps
-    balance = (ones - unit @ nearest) / lengths
-    if float(balance.min()) <= 0:
-        return None
-    dual = dictionary.balanced([n for (n,) in _integers(balance)[0]])
-    return ((Fraction(0),) * rank, dual) if min(dual) > 0 else None
+    unit = columns / lengths
+    space, values, across = torch.linalg.svd(unit, full_matrices=False)
+    slack, weights = torch.ones(taps, dtype=torch.float64), torch.ones(taps, dtype=torch.float64)
+    tries = 0
+    for _ in range(TURNS):
+        if tries > TRIES:
+            break
+        inside = space.T @ slack
+        slack, weights = space @ inside, weights - space @ (space.T @ weights)
+        tries += float(slack.min()) > 0 or float(weights.min()) > 0
+        if float(slack.min()) > 0:
+            nearest = (across.T @ (inside / values)).unsqueeze(1)
+            primal = [n for (n,) in _integers(nearest)[0]]
+            if all(sum(a * b for a, b in zip(row, primal, strict=True)) > 0 for row in numbers):
+                return tuple(map(Fraction, primal)), (Fraction(0),) * taps
+        if float(weights.min()) > 0:
+            balance = (weights / lengths.squeeze(1)).unsqueeze(1)
+            dual = dictionary.balanced([n for (n,) in _integers(balance)[0]])
+            if min(dual) > 0:
+                return (Fraction(0),) * rank, dual
+        slack, weights = slack.clamp_min(1.0), weights.clamp_min(1.0)
+    return None
 
 
 def _missed_column(rows: Tensor, dictionary: Dictionary) -> int | None:

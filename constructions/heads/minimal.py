@@ -92,7 +92,7 @@ def _exact(kernel: Tensor, count: HeadCount) -> tuple[Tensor, str]:
             if _amplification(found, kernel) <= AMPLIFIED:
                 return found, ""
         found = simplex(column_space(kernel, rank, norms), norms)
-        return found, ", near the border of case b: one head more than needed"
+        return found, ", one more than needed: fewer would cancel, as near the border of case b"
     return simplex(column_space(kernel, rank, norms), norms), ""
 
 

@@ -17,6 +17,9 @@ ENOUGH = 1 + 2.0**-7
 SWEEPS = 12
 """Of exchanges; three or four are usual."""
 
+LARGE = 1536
+"""Taps times dimensions from which on the programmes would take long."""
+
 SMALL = 2.0**-40
 """Of a direction, relative to what it was made of: what is less is rounding."""
 
@@ -29,9 +32,12 @@ def simplex(basis: Tensor, inside: Tensor) -> Tensor:
         inside: a vector of it that is positive everywhere.
 
     Returns:
-        (k, N). If rounding is in the way, points close to `inside` instead of vertices.
+        (k, N). Of large polytopes, and if rounding is in the way, points on the way from `inside`
+        to the border instead of vertices: equation (23) does not speak of them.
     """
     program = _Programme(basis, inside / inside.sum())
+    if basis.numel() > LARGE:
+        return _around(basis, program.inside)
     points = torch.zeros(0, len(basis), dtype=torch.float64)
     for _ in range(basis.shape[1]):
         normal = _normal(basis, points)
@@ -70,11 +76,12 @@ def _spans(points: Tensor, basis: Tensor) -> bool:
 
 
 def _around(basis: Tensor, inside: Tensor) -> Tensor:
-    """m and m + ε v, as in equation (5)."""
+    """m and m + ε v, as in equation (5), ε as large as can be."""
     others = basis - torch.outer(inside, inside @ basis) / inside.square().sum()
     others = torch.linalg.svd(others, full_matrices=False)[0][:, : basis.shape[1] - 1]
-    epsilon = (inside.unsqueeze(1) / others.abs()).amin(dim=0) / 2
+    epsilon = (inside.unsqueeze(1) / others.abs()).amin(dim=0)
     points = torch.cat([inside.unsqueeze(0), (inside.unsqueeze(1) + epsilon * others).T])
+    points = torch.where(points > SMALL * points.amax(dim=1, keepdim=True), points, 0.0)
     return points / points.sum(dim=1, keepdim=True)
 
 

@@ -325,7 +325,7 @@ def test_near_the_border_one_head_more_is_taken_and_the_layer_says_so() -> None:
     assert (found.rank, found.case, found.masked) == (3, "a", 3)
     layer = attention_from_conv(conv, heads="minimal")
     assert layer.num_heads == 4
-    assert "near the border of case b: one head more" in repr(layer)
+    assert "one more than needed: fewer would cancel, as near the border of case b" in repr(layer)
     assert certify(layer, conv, x).holds
     # As many as the rank would have matrices like 2^24, for weights of at most 1: equation (8).
     taps = [[Fraction(v) for v in tap] for tap in zip(*numbers_of(conv), strict=True)]
@@ -369,6 +369,21 @@ def certify_sizes(layer: MultiHeadSelfAttention, x: torch.Tensor) -> torch.Tenso
                 factor.abs_()
         sizes: torch.Tensor = wide(x.double().abs())
         return sizes.detach()
+
+
+@bounded
+def test_many_taps_of_high_rank_are_served_without_vertices() -> None:
+    conv = nn.Conv2d(4, 8, 9, padding=4)
+    with torch.no_grad():
+        conv.weight.copy_(image(8, 4, 9, 9, dtype=torch.float32))
+    found = count(conv)
+    assert (found.rank, found.case) == (32, "c")
+    assert found.certificate.check()
+    layer = attention_from_conv(conv, heads="minimal")
+    assert layer.num_heads == 33
+    certificate = certify(layer, conv, image(1, 4, 6, 6, dtype=torch.float32))
+    assert certificate.holds
+    assert float(certificate.leak.max()) < float(certificate.rounding.max())
 
 
 # Below the minimum --------------------------------------------------------------------------------
