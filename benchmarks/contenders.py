@@ -318,3 +318,15 @@ def modules(names: tuple[str, ...], case: Case) -> dict[str, nn.Module]:
     """The contenders of a case, without those that do not fit or do not exist here."""
     made = {name: MAKERS[name](case.convolution()) for name in names if fits(name, case)}
     return {name: module for name, module in made.items() if module is not None}
+
+
+def of_rank(conv: Convolution, rank: int) -> Convolution:
+    """The convolution, its taps of a rank, and positive in one direction."""
+    taps = math.prod(conv.kernel_size)
+    generator = torch.Generator().manual_seed(3)
+    left = torch.randn(taps, rank, generator=generator)
+    left[:, 0] = left[:, 0].abs() + 3
+    numbers = torch.randn(conv.weight.numel() // taps, rank, generator=generator) @ left.T
+    with torch.no_grad():
+        conv.weight.copy_(numbers.reshape(conv.weight.shape))
+    return conv

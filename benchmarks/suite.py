@@ -18,7 +18,7 @@ from benchmarks import networks
 from benchmarks.contenders import Case
 from benchmarks.memory import memory
 from benchmarks.protocol import Call, Device, Row, Times, digits, exponent, interleaved
-from constructions import assert_equivalent, certify, convert
+from constructions import assert_equivalent, attention_from_conv, certify, convert
 from constructions.layer.attention import MultiHeadSelfAttention
 
 FORWARD, BOTH = "forward", "forward, backward"
@@ -504,6 +504,45 @@ def certificates(device: Device, grid: Grid) -> Section:
     return section
 
 
+def few_heads(device: Device, grid: Grid) -> Section:
+    """Kernels of low rank, as few heads as they need."""
+    section = Section(
+        "Few heads",
+        "A kernel whose taps have rank r, positive in one direction, as r heads "
+        "(`heads='minimal'`, factored) beside `F.pad`, then `F.conv2d`: 64 channels, float32, "
+        "forward. Products are those of (26) of T10 over the convolution's: below 1 attention "
+        "multiplies less.",
+    )
+    side = grid.certified[-1]
+    for kernel in (3, 5, 7):
+        for rank in (1, 2, 4, 8):
+            case = Case((side, side), kernel=kernel, device=device.name)
+            conv, x = c.of_rank(case.convolution(), rank), case.image()
+            layer = attention_from_conv(conv, heads="minimal")
+            assert (layer.num_heads, layer.evaluation) == (rank, "factored")
+            if side <= 32:
+                assert certify(layer, conv, x).holds
+            layers = {c.PADDED: c.PadThenConvolve(conv), "minimal": layer}
+            taps, width = kernel**2, case.channels
+            for _, cell in in_modes(device):
+                calls = {name: partial(forward, module, x) for name, module in layers.items()}
+                for call in calls.values():
+                    call()
+                times = interleaved(calls, device, reference=c.PADDED, budget=grid.budget / 2)
+                section.rows.append(
+                    {
+                        "case": described(case),
+                        "rank": str(rank),
+                        **cell,
+                        "pad, conv2d, ms": digits(times.milliseconds(c.PADDED)),
+                        "minimal / pad, conv2d": digits(times.ratio("minimal", c.PADDED)),
+                        "products": digits(rank * (taps + width) / (taps * width)),
+                        "A/A": digits(times.noise(c.PADDED)),
+                    }
+                )
+    return section
+
+
 SECTIONS: Mapping[str, Callable[[Device, Grid], Section]] = {
     "beside": beside_the_convolution,
     "against": against_attention,
@@ -513,6 +552,7 @@ SECTIONS: Mapping[str, Callable[[Device, Grid], Section]] = {
     "gates": gates,
     "networks": converted,
     "certificates": certificates,
+    "heads": few_heads,
 }
 
 

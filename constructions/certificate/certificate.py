@@ -18,12 +18,13 @@ from constructions.certificate.bounds import layer_bound
 from constructions.certificate.comparison import Comparison
 from constructions.certificate.head_errors import HeadErrors
 from constructions.certificate.mixing import mixing_bound
+from constructions.certificate.mixtures import mixtures_bound
 from constructions.certificate.narrow import Applied, applied_of
 from constructions.certificate.reproduction import where_to_read
 from constructions.certificate.selecting import selecting_errors
 from constructions.certificate.stacks import Stack, layers_in, stack_bound
 from constructions.certificate.uniform import uniform_errors
-from constructions.encodings import Mixing
+from constructions.encodings import Mixing, Mixtures
 from constructions.evaluation import EVALUATIONS
 from constructions.formats import accumulator
 from constructions.layer.attention import MultiHeadSelfAttention
@@ -213,6 +214,8 @@ def bound_of(
     applied: Applied | None = None
     if window is not None:
         heads = uniform_errors(comparison.stencil, comparison.view, window, layer, dtype)
+    elif isinstance(encoding, Mixtures):
+        return mixtures_bound(comparison, encoding, layer)
     elif isinstance(encoding, Mixing):
         return mixing_bound(comparison, encoding, layer)
     else:

@@ -62,7 +62,9 @@ def mixing_bound(
     keys, values, queries = view.keys, view.values.abs(), view.queries
     mixtures = _Mixtures.of(encoding, stencil.offsets.to("cpu", DOUBLE), keys, queries)
     stored = products_of_heads(layer.heads, DOUBLE).detach().cpu()
-    matrices = _Matrices.of(mixtures, stencil.matrices, stored, dtype)
+    matrices = Matrices.of(
+        mixtures.coefficients, mixtures.gains, mixtures.score_error, stencil.matrices, stored, dtype
+    )
     products = products_of("matmul", sums, layer.numbers.device.type)
 
     taps, groups, width, _ = stencil.matrices.shape
@@ -85,12 +87,12 @@ def mixing_bound(
 
     # (21): (P + D)(S + n) - P S = (P + D) n + D S
     applied = matrices.applied + matrices.error
-    error = _summed(applied, noise) + _summed(matrices.error, seen)
-    size = _summed(applied, seen + noise)
+    error = summed(applied, noise) + summed(matrices.error, seen)
+    size = summed(applied, seen + noise)
     # (22): the residual, and what it may itself be wrong by.
     residual = mixtures.residual_of(values).reshape(taps, *by_group[1:])
-    error = error + _summed(stencil.matrices.abs(), residual)
-    error = error + matrices.evaluated * _summed(matrices.magnitude, seen)
+    error = error + summed(stencil.matrices.abs(), residual)
+    error = error + matrices.evaluated * summed(matrices.magnitude, seen)
 
     # (23): the sum over heads and channels, and the output.
     bias = 0.0 if stencil.bias is None else stencil.bias.abs().reshape(groups, -1, 1)
@@ -178,10 +180,11 @@ class _Mixtures:
 
 
 @dataclass(frozen=True)
-class _Matrices:
+class Matrices:
     """Equation (20): what is applied to what a head sees, (H, G, D_in / G, D_out / G) each.
 
     Args:
+        mixture: M, as float64 has it.
         applied: P, a bound on |Z M|.
         error: D, how far the product that the layer forms can be from Z M.
         magnitude: Z Σ |b| |W|.
@@ -189,6 +192,7 @@ class _Matrices:
         overflow: (G, D_out / G), where an entry may exceed its format.
     """
 
+    mixture: Tensor
     applied: Tensor
     error: Tensor
     magnitude: Tensor
@@ -197,15 +201,30 @@ class _Matrices:
 
     @classmethod
     def of(
-        cls, mixtures: _Mixtures, kernel: Tensor, stored: Tensor, dtype: torch.dtype
-    ) -> _Matrices:
-        """Those of a kernel (N, G, D_in / G, D_out / G), as stored by the layer."""
-        sums, (heads, taps) = accumulator(dtype), mixtures.coefficients.shape
-        gains = mixtures.gains.reshape(-1, 1, 1, 1)
-        exponential = exponential_error(DOUBLE, mixtures.score_error)
+        cls,
+        coefficients: Tensor,
+        gains: Tensor,
+        score_error: float,
+        kernel: Tensor,
+        stored: Tensor,
+        dtype: torch.dtype,
+    ) -> Matrices:
+        """Those of a kernel (N, G, D_in / G, D_out / G), as stored by the layer.
 
-        mixture = torch.einsum("ht,tgio->hgio", mixtures.coefficients, kernel)
-        size = torch.einsum("ht,tgio->hgio", mixtures.coefficients.abs(), kernel.abs())
+        Args:
+            coefficients: b, (H, N).
+            gains: Z, (H,).
+            score_error: what the encoding's own rounding can do to a score.
+            kernel: W.
+            stored: M, as the layer has it.
+            dtype: of the layer.
+        """
+        sums, (heads, taps) = accumulator(dtype), coefficients.shape
+        gains = gains.reshape(-1, 1, 1, 1)
+        exponential = exponential_error(DOUBLE, score_error)
+
+        mixture = torch.einsum("ht,tgio->hgio", coefficients, kernel)
+        size = torch.einsum("ht,tgio->hgio", coefficients.abs(), kernel.abs())
         # The sum over taps rounds once in the construction, and once more here.
         summed = gamma(taps + 1, DOUBLE) * size + taps * smallest_subnormal(DOUBLE)
         size_of_mixture = mixture.abs() + summed
@@ -225,6 +244,7 @@ class _Matrices:
         stored_size, product_size = as_stored.amax(dim=(0, 2)), (applied + error).amax((0, 2))
         limit = min(torch.finfo(dtype).max, torch.finfo(sums).max)
         return cls(
+            mixture=mixture,
             applied=applied,
             error=error,
             magnitude=gains * size,
@@ -233,6 +253,6 @@ class _Matrices:
         )
 
 
-def _summed(matrices: Tensor, seen: Tensor) -> Tensor:
+def summed(matrices: Tensor, seen: Tensor) -> Tensor:
     """(H, G, D_in / G, D_out / G) applied to (H, batch, G, D_in / G, Q), and summed over H."""
     return torch.einsum("hgio,hngiq->ngoq", matrices, seen)

@@ -18,7 +18,7 @@ from constructions.evaluation import AUTO, EVALUATIONS
 from constructions.formats import accumulator
 from constructions.geometry.view import BOUNDARIES, Boundary, boundary_of
 from constructions.geometry.window import WindowGeometry
-from constructions.heads import Heads, Kind, heads_of
+from constructions.heads import Heads, Kind, heads_of, mixtures
 from constructions.heads.narrow import check_head_dim
 from constructions.heads.stacked import MOST_LAYERS, stacked
 from constructions.layer.attention import Evaluation, MultiHeadSelfAttention
@@ -44,6 +44,8 @@ def attention_from_conv(
     sharpness: float | None = ...,
     boundary: str = ...,
     evaluation: str = ...,
+    heads: str | int = ...,
+    finite: bool = ...,
     head_dim: int | None = ...,
     depth: Literal[1] = ...,
 ) -> MultiHeadSelfAttention: ...
@@ -58,6 +60,8 @@ def attention_from_conv(
     sharpness: float | None = ...,
     boundary: str = ...,
     evaluation: str = ...,
+    heads: str | int = ...,
+    finite: bool = ...,
     head_dim: int | None = ...,
     depth: int,
 ) -> MultiHeadSelfAttention | nn.Sequential: ...
@@ -71,6 +75,8 @@ def attention_from_conv(
     sharpness: float | None = None,
     boundary: str = "auto",
     evaluation: str = "auto",
+    heads: str | int = "taps",
+    finite: bool = False,
     head_dim: int | None = None,
     depth: int = 1,
 ) -> MultiHeadSelfAttention | nn.Sequential:
@@ -98,6 +104,14 @@ def attention_from_conv(
         evaluation: "dense", every weight; "factored", soft padding and then the convolution;
             "fused", torch's `scaled_dot_product_attention`, where scores are exact in it; "flex",
             its FlexAttention; or "auto", the first of factored, fused and dense that applies.
+        heads: "taps", one for each tap; "minimal", as few as `constructions.heads.count` says, and
+            one more close to its border case; "signed", as many differences of two softmaxes as the
+            taps have rank; or a number, the best heads that are found if it is less than minimal,
+            whose error is the certificate's leak. All but the first mix the taps, on padded keys,
+            without padding or on a torus, and choose their own encoding, softmax and logits.
+            Theorem: `heads_count_the_rank_of_the_kernel`.
+        finite: whether all logits of minimal heads are to be finite, for one head more where 0 is
+            not in the convex hull of the taps. Those of signed heads always are.
         head_dim: D_h, the dimension of every head: a tap whose matrix has a higher rank is shared
             by several, Σ ⌈rank W_δ / D_h⌉ heads. Theorem: `head_dimension_is_block_term_rank`.
             None for the smaller of the numbers of channels, one head for each tap.
@@ -118,8 +132,9 @@ def attention_from_conv(
         ValueError: an unsupported dtype, an unknown name, an encoding or a normaliser that cannot
             express the convolution (with the theorem that says so), a sharpness that is not
             positive and finite, no sharpness where the normaliser is never one-hot, an explicit
-            boundary or evaluation that does not apply, or a depth that the border, the stride or
-            the padding has no layers for.
+            boundary or evaluation that does not apply, heads with an encoding, a normaliser, a
+            sharpness, a dimension or a depth that is not theirs, or a depth that the border, the
+            stride or the padding has no layers for.
     """
     options: dict[str, Any] = {
         "encoding": encoding,
@@ -127,11 +142,14 @@ def attention_from_conv(
         "sharpness": sharpness,
         "boundary": boundary,
         "evaluation": evaluation,
+        "heads": heads,
+        "finite": finite,
         "head_dim": head_dim,
     }
     stencil = stencil_of(conv)
     if check_depth(depth) == 1:
         return trained_as(conv, expressed(stencil, **options))
+    check_heads(heads, finite, depth=depth)
     layers = (expressed(part, **options) for part in stacked(stencil, depth, boundary))
     return nn.Sequential(*(trained_as(conv, layer) for layer in layers)).train(conv.training)
 
@@ -144,6 +162,8 @@ def expressed(
     sharpness: float | None = None,
     boundary: str = "auto",
     evaluation: str = "auto",
+    heads: str | int = "taps",
+    finite: bool = False,
     head_dim: int | None = None,
 ) -> MultiHeadSelfAttention:
     """The layer that computes a stencil: the picture, a line a stage.
@@ -159,12 +179,22 @@ def expressed(
     if head_dim is not None:
         check_head_dim(head_dim)
     around = _chosen("boundary", boundary, {"auto": None, **BOUNDARIES})
-
-    encoder, around = _at_the_border(stencil, encoder, normalise, around)
-    heads = heads_of(stencil, encoder, head_dim)
-    normalise, sharpness = _sharpened(heads, normalise, sharpness)
-    layer = MultiHeadSelfAttention(
+    check_heads(
         heads,
+        finite,
+        encoding=encoding,
+        normaliser=normaliser,
+        sharpness=sharpness,
+        head_dim=head_dim,
+    )
+
+    if heads != "taps":
+        encoder = mixtures(stencil, heads, finite=finite)
+    encoder, around = _at_the_border(stencil, encoder, normalise, around)
+    made = heads_of(stencil, encoder, head_dim)
+    normalise, sharpness = _sharpened(made, normalise, sharpness)
+    layer = MultiHeadSelfAttention(
+        made,
         geometry=stencil.geometry,
         border=stencil.border,
         boundary=around,
@@ -215,9 +245,62 @@ def check_options(**options: Any) -> None:
     _chosen("evaluation", given.get("evaluation", "auto"), WAYS)
     _check_sharpness(given.get("sharpness"), torch.float64)  # of any format
     _chosen("boundary", given.get("boundary", "auto"), {"auto": None, **BOUNDARIES})
+    check_heads(
+        given.get("heads", "taps"),
+        given.get("finite", False),
+        encoding=given.get("encoding", "quadratic"),
+        normaliser=given.get("normaliser", "softmax"),
+        sharpness=given.get("sharpness"),
+        head_dim=given.get("head_dim"),
+        depth=given.get("depth", 1),
+    )
     if given.get("head_dim") is not None:
         check_head_dim(given["head_dim"])
     check_depth(given.get("depth", 1))
+
+
+FEW = ("minimal", "signed")
+"""Names of heads that mix, besides numbers of them."""
+
+
+def check_heads(heads: object, finite: object, **of_taps: object) -> None:
+    """Raise unless a choice of heads is one that there is, and goes with the other options.
+
+    Args:
+        heads: as `attention_from_conv` takes it.
+        finite: likewise.
+        of_taps: options that only heads for each tap have.
+
+    Raises:
+        TypeError: of another type.
+        ValueError: another name or number, or an option that does not go with it.
+    """
+    accepted = "'taps', 'minimal', 'signed' or a number of at least 1"
+    if not isinstance(finite, bool):
+        raise TypeError(f"finite is a {type(finite).__name__}; accepted: True or False")
+    if isinstance(heads, bool) or not isinstance(heads, str | int):
+        raise TypeError(f"heads is {heads!r}; accepted: {accepted}")
+    if heads not in ("taps", *FEW) and (isinstance(heads, str) or heads < 1):
+        raise ValueError(f"heads is {heads!r}; accepted: {accepted}")
+    if finite and heads not in FEW:
+        raise ValueError(
+            f"finite is True for heads {heads!r}; accepted: heads='minimal' or heads='signed', or "
+            "a finite sharpness of a head for each tap"
+        )
+    if heads == "taps":
+        return
+    for name, default in (
+        ("encoding", "quadratic"),
+        ("normaliser", "softmax"),
+        ("sharpness", None),
+        ("head_dim", None),
+        ("depth", 1),
+    ):
+        if of_taps.get(name, default) != default:
+            raise ValueError(
+                f"{name} is {of_taps[name]!r} for heads {heads!r}; accepted: {default!r}, since "
+                "these heads have weights of their own"
+            )
 
 
 def trained_as(source: AnySource, layer: MultiHeadSelfAttention) -> MultiHeadSelfAttention:

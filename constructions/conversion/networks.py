@@ -46,7 +46,7 @@ Layer = MultiHeadSelfAttention | Following | nn.Sequential
 Own = MultiHeadSelfAttention | nn.Sequential
 """What stands for a module that has its weight for a parameter: a layer, or several."""
 REFUSALS = ("raise", "keep")
-OF_CONVOLUTIONS = ("encoding", "boundary", "head_dim", "depth")
+OF_CONVOLUTIONS = ("encoding", "boundary", "heads", "finite", "head_dim", "depth")
 """Options that a pooling, one uniform head with a boundary of its own, does not take."""
 
 
@@ -109,7 +109,7 @@ def convert(
         report: whether to return what was replaced, and what was left and why, instead of a
             warning where something was left.
         options: as `attention_from_conv` takes them, for every convolution; the encoding, the
-            boundary, the head dimension and the depth for convolutions alone.
+            boundary, the heads with their dimension, and the depth for convolutions alone.
 
     Returns:
         The copy, or the layer if the model is itself a convolution (with a depth above 1, an
@@ -234,6 +234,11 @@ class Conversion:
         found = recognise(source)
         if found.live is None:
             return self._plain_layer(name, found.plain.train(source.training))
+        if (heads := self.options.get("heads", "taps")) != "taps":
+            raise ValueError(
+                f"heads is {heads!r} for a weight that is made anew at each call, or an image that "
+                "is padded then; accepted: 'taps', since other heads serve one column space of taps"
+            )
         layer = self._expressed(found)
         if isinstance(layer, nn.Sequential):
             raise ValueError(

@@ -14,6 +14,7 @@ from constructions.encodings.completed import check_encoding, complete_encoding
 from constructions.encodings.flattened import Flattened
 from constructions.encodings.gaussian import Gaussian
 from constructions.encodings.impossible import IMPOSSIBLE, Alibi
+from constructions.encodings.mixtures import Mixtures
 from constructions.encodings.periodic import Periodic
 from constructions.encodings.quadratic import Quadratic
 from constructions.encodings.rotary import Rotary, least_drop
@@ -36,6 +37,7 @@ __all__ = [
     "Gaussian",
     "Lattice",
     "Mixing",
+    "Mixtures",
     "Periodic",
     "Quadratic",
     "Rotary",

@@ -159,6 +159,19 @@ class Mixing(Encoding):
     def gains(self, shifts: Tensor, keys: Lattice) -> Tensor:
         """The sum of the exponentials of each head's centred scores, (H,), float64."""
 
+    def taps_of(self, mixtures: Tensor, shifts: Tensor, taps: int) -> Tensor:
+        """The matrices of the taps, from what the heads apply: the way back from `coefficients`.
+
+        Args:
+            mixtures: (H, ...).
+            shifts: names of the heads, (H, d), which begin with the offsets of the taps.
+            taps: N, those that are 0 included.
+        """
+        # M = b W, and b has as many independent columns as there are taps.
+        mixed = self.coefficients(shifts[:taps]).to(mixtures.device)
+        found: Tensor = torch.linalg.pinv(mixed) @ mixtures.to(mixed.dtype).flatten(1)
+        return found.reshape(taps, *mixtures.shape[1:])
+
 
 def farthest(shifts: Tensor, grid: Lattice) -> tuple[int, ...]:
     """How far a key of the grid can be from a target, on each axis, in pixels.

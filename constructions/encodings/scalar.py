@@ -60,7 +60,7 @@ class Scalar(Mixing):
         Raises:
             ValueError: there are more taps than the format has powers of two for.
         """
-        taps, order = len(shifts) - 1, _order(shifts)
+        taps, order = len(shifts) - 1, order_of(shifts)
         features, names = _numbers(taps, shifts.dtype, shifts.device)
         here, there = self._modulo(shifts, grid), self._modulo(displacements, grid)
         met = (there.unsqueeze(1) == here).all(dim=-1)  # (M, H), which is no tap for the last head
@@ -94,7 +94,7 @@ class Scalar(Mixing):
         taps = len(offsets)
         if not has_values(offsets, traced=True):
             return offsets.new_empty(taps + 1, taps, dtype=torch.float64)
-        order, weights = _order(offsets).cpu(), _exponentials(taps)
+        order, weights = order_of(offsets).cpu(), _exponentials(taps)
         outside = weights[:taps, taps:]
         # Less what a head sees everywhere; the last head takes that away.
         inside = weights[:taps, :taps] - outside
@@ -111,26 +111,28 @@ class Scalar(Mixing):
         Raises:
             ValueError: two taps of a torus are one pixel.
         """
-        taps, order = len(shifts) - 1, _order(shifts)
+        taps, order = len(shifts) - 1, order_of(shifts)
         if self.torus and has_values(shifts):
-            self._check_distinct(shifts[order < taps], keys)
-        weights = _exponentials(taps).to(_wide(shifts.device))
+            check_distinct(shifts[order < taps], keys)
+        weights = _exponentials(taps).to(wide_device(shifts.device))
         sums = weights[:, :taps].sum(dim=-1) + (keys.size - taps) * weights[:, taps]
         return sums[order.to(sums.device)]
 
     def _modulo(self, points: Tensor, grid: Lattice) -> Tensor:
         return points.remainder(points.new_tensor(grid.shape)) if self.torus else points
 
-    def _check_distinct(self, window: Tensor, keys: Lattice) -> None:
-        pixels = len(set(map(tuple, self._modulo(window, keys).tolist())))
-        if pixels < len(window):
-            raise ValueError(
-                f"keys form a torus of shape {keys.shape}, on which {len(window)} taps meet "
-                f"{pixels} pixels; accepted: a larger image, or boundary='padded'"
-            )
+
+def check_distinct(window: Tensor, keys: Lattice) -> None:
+    """Raise a ValueError where two taps (N, d) of a torus of keys are one pixel."""
+    pixels = len(set(map(tuple, window.remainder(window.new_tensor(keys.shape)).tolist())))
+    if pixels < len(window):
+        raise ValueError(
+            f"keys form a torus of shape {keys.shape}, on which {len(window)} taps meet "
+            f"{pixels} pixels; accepted: a larger image, or boundary='padded'"
+        )
 
 
-def _order(points: Tensor) -> Tensor:
+def order_of(points: Tensor) -> Tensor:
     """The place of each point in lexicographic order: int64, (H,). Equal points share a place."""
     before = torch.zeros(len(points), len(points), dtype=torch.bool, device=points.device)
     equal = ~before
@@ -176,6 +178,6 @@ def _exponentials(taps: int) -> Tensor:
     return (scores - scores.diagonal().unsqueeze(1)).exp()
 
 
-def _wide(device: torch.device) -> torch.device:
+def wide_device(device: torch.device) -> torch.device:
     """The device itself, or the CPU where it has no float64."""
     return torch.device("cpu") if device.type == "mps" else device

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
+import torch.nn.functional as F
 from torch import Tensor
 
-from constructions.formats import accumulator
+from constructions.encodings import Mixing, Mixtures
+from constructions.formats import accumulator, position_format
+from constructions.geometry.lattice import Lattice
 from constructions.geometry.view import View
-from constructions.heads import Kind
+from constructions.heads import Heads, Kind
 from constructions.layer.attention import MultiHeadSelfAttention
+from constructions.layer.scores import below_peaks
 from constructions.layer.state import OutputSize
-from constructions.layer.structure import kernel, products
+from constructions.layer.structure import applied, kernel, products
 from constructions.matrix_units import Operation
 from constructions.normalisers import Softmax
 from constructions.sources.native import NativeConvolution
 from constructions.sources.stencil import convolve
+from constructions.sources.sums import plain_sum
 from constructions.tracing import is_traced
 
 
@@ -34,12 +40,18 @@ class Factored:
     def objection(self, layer: MultiHeadSelfAttention) -> str | None:
         """The heads must share P, and P must factor or be a gather."""
         if layer.kind is Kind.MIXING:
-            return f"the heads of {layer.encoding} mix all taps and share no operator"
+            encoding = layer.encoding
+            if not isinstance(encoding, Mixtures):
+                return f"the heads of {encoding} mix all taps and share no operator"
+            if not encoding.sees_taps_alone:
+                return "the heads see all keys, and not those of their window alone"
         if not layer.shares_structure():
             return (
                 "content terms or per-head positional parameters are trained, or edited off the "
                 "structure that the heads share"
             )
+        if layer.kind is Kind.MIXING:
+            return None
         saturated = layer.positional_sharpness is None
         if saturated and layer.encoding.theorem is not None:
             return None
@@ -91,6 +103,8 @@ class Factored:
         """The output; see `Evaluation`."""
         dtype = view.image.dtype
         exact = accumulator(dtype)
+        if layer.kind is Kind.MIXING:
+            return mixed(layer, view)
         geometry, padding = layer.geometry, (0,) * layer.geometry.dimension
         if not layer.encoding.everywhere:
             layer.gap(view.keys)  # raises where there is none
@@ -105,3 +119,50 @@ class Factored:
         bias = None if layer.bias is None else layer.bias.to(exact)
         weight = kernel(layer.heads, geometry, exact)
         return convolve(geometry, weight, at_targets, bias, padding, layer.groups).to(dtype)
+
+
+def mixed(layer: MultiHeadSelfAttention, view: View) -> Tensor:
+    """The layer of heads that see the window alone: each is a convolution, alike for all channels.
+
+    H (taps + D_out / G) products for a pixel and channel, where a convolution has taps D_out / G.
+    Theorem: `heads_count_the_rank_of_the_kernel`, equation (26).
+    """
+    heads, geometry, exact = layer.heads, layer.geometry, accumulator(view.image.dtype)
+    encoding, keys = heads.encoding, view.keys
+    assert isinstance(encoding, Mixtures)
+    weights = window_weights(heads, geometry.offsets(heads.shifts.device), keys)
+    second = heads.second(keys)
+    if second is not None:
+        others, shares = second
+        offsets = geometry.offsets(heads.shifts.device)
+        weights = weights - shares.unsqueeze(1) * window_weights(others, offsets, keys)
+    image = replace(view, image=view.image.to(exact)).at_targets
+    channels, groups = image.shape[1], heads.groups
+    matrices = applied(heads, keys, exact)  # (H, G, D_in / G, D_out / G)
+    dimension = geometry.dimension
+    pointwise = (F.conv1d, F.conv2d, F.conv3d)[dimension - 1]
+    y: Tensor | None = None
+    for head, matrix in zip(weights.to(image), matrices, strict=True):
+        # One kernel for every channel: torch is fast where each is a group with a copy of it.
+        kernel = head.reshape(1, 1, *geometry.kernel_size)
+        copies = kernel.repeat(channels, 1, *(1 for _ in range(dimension)))
+        seen = convolve(geometry, copies, image, groups=channels)
+        last = matrix.transpose(1, 2).flatten(0, 1)
+        last = last.reshape(*last.shape, *(1 for _ in range(dimension)))
+        part = plain_sum(partial(pointwise, weight=last, groups=groups), seen)
+        y = part if y is None else y + part
+    assert y is not None
+    if layer.bias is not None:
+        y = y + layer.bias.to(exact).reshape(-1, *(1 for _ in range(dimension)))
+    return y.to(view.image.dtype)
+
+
+def window_weights(heads: Heads, offsets: Tensor, keys: Lattice) -> Tensor:
+    """The softmax of each head at the taps, in float64, (H, taps); gains are its sums."""
+    encoding = heads.encoding
+    assert isinstance(encoding, Mixing)
+    position = position_format(heads.device)
+    shifts = heads.shifts.detach().to(position)
+    scores = below_peaks(encoding, offsets.to(position), shifts, keys)
+    gains = encoding.gains(shifts, keys).to(scores)
+    return scores.exp() / gains.unsqueeze(-1)

@@ -8,24 +8,33 @@ from torch import Tensor
 from constructions.encodings import Encoding, Mixing
 from constructions.geometry.geometry import Geometry
 from constructions.geometry.window import WindowGeometry
+from constructions.heads.counting import HeadCount, HeadCounts, count, count_heads
 from constructions.heads.heads import Heads, Kind
 from constructions.heads.identify import IdentifiedHeads, identify
+from constructions.heads.minimal import mixtures
 from constructions.heads.mixing import combined, mixing
 from constructions.heads.narrow import NarrowCount, narrow, narrow_count
 from constructions.heads.per_tap import factored, per_tap
+from constructions.heads.rational import RationalCertificate
 from constructions.heads.stacked import stacked
 from constructions.heads.uniform import uniform
 from constructions.sources import Stencil
 
 __all__ = [
+    "HeadCount",
+    "HeadCounts",
     "Heads",
     "IdentifiedHeads",
     "Kind",
     "NarrowCount",
+    "RationalCertificate",
+    "count",
+    "count_heads",
     "factors_of",
     "heads_of",
     "identify",
     "mixing",
+    "mixtures",
     "narrow",
     "narrow_count",
     "per_tap",

@@ -7,13 +7,13 @@ up over the heads (arXiv 1911.03584, eqs. 1 to 3).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 import torch
 from torch import Tensor
 
-from constructions.encodings import Encoding, Mixing
+from constructions.encodings import Encoding, Mixing, Mixtures
 from constructions.geometry.lattice import Lattice
 
 
@@ -166,3 +166,15 @@ class Heads:
             return None
         assert isinstance(self.encoding, Mixing)
         return self.encoding.gains(self.shifts.detach(), keys)
+
+    def second(self, keys: Lattice) -> tuple[Heads, Tensor] | None:
+        """The second softmax of signed heads, and how much of it is taken away, (H,); or None.
+
+        Args:
+            keys: where the keys stand.
+        """
+        encoding = self.encoding
+        if not isinstance(encoding, Mixtures) or encoding.minus is None:
+            return None
+        shares = encoding.shares(self.shifts.detach(), keys)
+        return replace(self, encoding=encoding.minus), shares

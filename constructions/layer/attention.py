@@ -268,15 +268,20 @@ class MultiHeadSelfAttention(AttentionState):
     def weights(self, view: View, choice: Choice = ALL) -> Tensor:
         """The attention weights for a given input; see `attention_weights`."""
         heads, dtype, gap = self.heads, view.image.dtype, self.gap(view.keys)
-        scores = position_scores(
-            heads,
-            view,
-            gap=gap,
-            scale=self.sharpness_in(dtype) / gap if self.kind.takes_sharpness else 1.0,
-            sink_height=self.sink_height,
-            shift_invariant=self.normaliser.shift_invariant,
-            choice=choice,
-        )
+        scale = self.sharpness_in(dtype) / gap if self.kind.takes_sharpness else 1.0
+
+        def scores_of(heads: Heads) -> Tensor:
+            return position_scores(
+                heads,
+                view,
+                gap=gap,
+                scale=scale,
+                sink_height=self.sink_height,
+                shift_invariant=self.normaliser.shift_invariant,
+                choice=choice,
+            )
+
+        scores = scores_of(heads)
         if self.has_live_content():
             query, key, bias = self.query, self.key, self.content_bias
             assert query is not None
@@ -285,7 +290,12 @@ class MultiHeadSelfAttention(AttentionState):
             terms = ContentTerms(query, key, bias)
             content = terms.scores(heads, view, accumulator(self.dtype), choice)
             scores = scores + (F.pad(content, (0, 1)) if self.has_sink else content)
-        return self.normaliser(scores).to(dtype)
+        weights = self.normaliser(scores)
+        if (second := heads.second(view.keys)) is not None:
+            others, shares = second
+            share = choice.of_heads(shares).to(weights).reshape(-1, 1, 1)
+            weights = weights - share * self.normaliser(scores_of(others))
+        return weights.to(dtype)
 
     def soft_padding(self, view: View) -> SoftPadding:
         """P, the operator that the heads share, its weights rounded to the dtype of the image.

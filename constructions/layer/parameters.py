@@ -177,10 +177,9 @@ class HeadParameters(nn.Module):
             return native.weight_of(by_tap(heads, self.geometry))
         # M = b W, and b has as many independent columns as there are taps.
         matrices = products(heads, heads.dtype)
-        offsets = heads.shifts.detach().double()[: native.taps]
-        mixed = self.encoding.coefficients(offsets).to(matrices.device)
-        taps = torch.linalg.pinv(mixed) @ matrices.to(mixed.dtype).flatten(1)
-        return native.weight_of(taps.reshape(native.taps, *matrices.shape[1:]).to(heads.dtype))
+        shifts = heads.shifts.detach().double()
+        taps = self.encoding.taps_of(matrices, shifts, native.taps)
+        return native.weight_of(taps.to(heads.dtype))
 
     def _trained_matrices(self) -> tuple[Tensor | None, Tensor | None]:
         """W_val and W_out by head, None for the identity."""
