@@ -12,6 +12,7 @@ from typing import Any
 from constructions.stock.stock import Stock
 
 _WHERE: dict[str, str] = {
+    "OnTokens": "tokens",
     "beit": "beit_attention",
     "decoder_layer": "transformer",
     "encoder": "transformer",

@@ -407,7 +407,9 @@ def listed_score(shift: Sequence[float], sharpness: float) -> Score:
 @pytest.mark.parametrize("boundary", ["natural", "padded"])
 @pytest.mark.parametrize("dtype", FORMATS, ids=str)
 @pytest.mark.parametrize(
-    ("encoding", "score"), [(SHEARED, sheared_score), (BiasTable(), listed_score)], ids=str
+    ("encoding", "score"),
+    [(SHEARED, sheared_score), (BiasTable(), listed_score)],
+    ids=["sheared", "listed"],
 )
 def test_layers_lowered_through_a_table_are_within_their_bound_of_the_definition(
     encoding: Encoding, score: Callable[..., Score], dtype: torch.dtype, boundary: str
