@@ -218,7 +218,9 @@ def products_of(
         return Products.plain(dtype)
     on_cpu = device_type in ("cpu", "mps", "meta")
     if dtype != torch.float32:
-        if operation == "attention" and device_type == "cuda":
+        # On CPUs too kernels multiply in bfloat16 by instructions that flush subnormal numbers.
+        by_units = device_type == "cuda" or dtype == torch.bfloat16
+        if operation == "attention" and by_units:
             return Products.unit(torch.float32, _precision(dtype))
         return Products.plain(dtype) if on_cpu else Products.unit(dtype, _precision(dtype))
     allowed = _allowed(operation, device_type, Settings.current() if settings is None else settings)

@@ -67,15 +67,17 @@ def selecting_errors(
 
 
 def _one_hot_errors(comparison: Comparison, layer: MultiHeadSelfAttention) -> HeadErrors:
-    """None, but where a fused kernel may overflow on its way to the peak of a row."""
+    """None, but where a fused kernel flushes a pixel, or overflows on its way to a row's peak."""
     heads = HeadErrors.none(comparison.limit)
     if EVALUATIONS[layer.evaluation].operation != "attention":
         return heads
+    moduli = comparison.limit.abs()
+    flushed = moduli < applied_by(layer, layer.dtype).underflow
     view, _ = comparison.seen_by(layer.boundary)
     overflow = may_overflow(largest_moduli(view.values), view.keys.size, layer.dtype)
-    if not overflow.any():
+    if not overflow.any() and not (flushed & (moduli > 0)).any():
         return heads
-    rounding = torch.zeros_like(comparison.limit).masked_fill_(overflow, math.inf)
+    rounding = moduli.where(flushed, 0.0).masked_fill(overflow, math.inf)
     return replace(heads, rounding=rounding)
 
 

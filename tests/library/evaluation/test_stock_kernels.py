@@ -109,6 +109,19 @@ def test_fused_layers_are_within_their_certificate(
 
 
 @bounded
+@pytest.mark.parametrize("sharpness", [None, 3.0], ids=["saturated", "soft"])
+@pytest.mark.parametrize("pixel", [5.88e-39, 1e-39, 9.2e-41])
+def test_subnormal_pixels_that_a_fused_kernel_flushes_are_in_the_bound(
+    pixel: float, sharpness: float | None
+) -> None:
+    conv = nn.Conv1d(1, 1, 1, bias=False, dtype=torch.bfloat16)
+    nn.init.constant_(conv.weight, 0.5)
+    layer = attention_from_conv(conv, sharpness=sharpness, evaluation="fused")
+    certificate = certify(layer, conv, torch.full((1, 1, 1), pixel, dtype=torch.bfloat16))
+    assert certificate.holds
+    assert certificate.bound.max() < 2.0**-120  # of numbers below the smallest normal one, 2^-126
+
+
 def test_what_a_fused_head_sees_underflows_in_the_format_of_the_layer() -> None:
     # Equation (26) of T7: half of the smallest float16, times the weight.
     conv = nn.Conv1d(1, 1, 3, padding=1, bias=False, dtype=torch.float16)
