@@ -8,7 +8,7 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor
 
-from constructions.encodings import Mixing, Mixtures
+from constructions.encodings import Mixtures
 from constructions.formats import accumulator, position_format
 from constructions.geometry.lattice import Lattice
 from constructions.geometry.view import View
@@ -160,9 +160,13 @@ def mixed(layer: MultiHeadSelfAttention, view: View) -> Tensor:
 def window_weights(heads: Heads, offsets: Tensor, keys: Lattice) -> Tensor:
     """The softmax of each head at the taps, in float64, (H, taps); gains are its sums."""
     encoding = heads.encoding
-    assert isinstance(encoding, Mixing)
+    assert isinstance(encoding, Mixtures)
     position = position_format(heads.device)
     shifts = heads.shifts.detach().to(position)
-    scores = below_peaks(encoding, offsets.to(position), shifts, keys)
+    # A tap that no head sees may be, on a small torus, the pixel of one that is seen.
+    places = list(encoding.places)
+    scores = below_peaks(encoding, offsets[places].to(position), shifts, keys)
     gains = encoding.gains(shifts, keys).to(scores)
-    return scores.exp() / gains.unsqueeze(-1)
+    weights = scores.new_zeros(len(scores), len(offsets))
+    weights[:, places] = scores.exp() / gains.unsqueeze(-1)
+    return weights

@@ -203,6 +203,19 @@ def test_content_leaves_the_derivative_at_the_zero_image_what_it_was(way: str, s
     assert (exact_error(numbers(away), convolve_module(conv, x)) > bound.numpy()).any()
 
 
+@bounded
+@every_way
+def test_tap_that_is_zero_may_be_the_pixel_of_another_on_a_small_torus(
+    way: str, device: str
+) -> None:
+    conv = nn.Conv1d(1, 1, 2, padding="same", padding_mode="circular", bias=False)
+    with torch.no_grad():
+        conv.weight.copy_(torch.tensor([[[0.5, 0.0]]]))
+    case = Case(conv, torch.full((1, 1, 1), 0.5))
+    assert attention_from_conv(conv, **WAYS[way]).boundary == "natural"
+    check_layer(case.to(device), WAYS[way], device)
+
+
 # Its weights --------------------------------------------------------------------------------------
 
 
