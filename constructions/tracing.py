@@ -24,9 +24,10 @@ def has_values(*tensors: Tensor, traced: bool = False) -> bool:
             `constant_of_traced_code`, whose tensors have values though torch says that it is
             compiling, and must return what it returns elsewhere.
     """
-    if not traced and is_traced():
+    in_trace = is_traced()
+    if in_trace and not traced:
         return False
-    return not any(tensor.is_meta or is_batched(tensor) for tensor in tensors)
+    return not any(tensor.is_meta or (not in_trace and is_batched(tensor)) for tensor in tensors)
 
 
 def is_batched(tensor: Tensor) -> bool:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from constructions import assert_equivalent, attention_from_conv, certify
-from constructions.certificate import certificate
+from constructions.certificate import certificate, equivalence
 from constructions.formats import FORMATS
 from constructions.matrix_units import (
     IMAGES_TRANSFORMED,
@@ -290,7 +290,8 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, torch.dtype, st
         asked.append((operation, dtype, device_type))
         return products_of(operation, dtype, device_type)
 
-    monkeypatch.setattr(certificate, "products_of", asking)
+    for module in (certificate, equivalence):
+        monkeypatch.setattr(module, "products_of", asking)
     return asked
 
 

@@ -26,7 +26,8 @@ def test_page_is_what_the_program_writes() -> None:
 
 
 def test_every_function_has_a_row() -> None:
-    assert {target.name for target in TARGETS} == set(stock.__all__) - {"Stock"}
+    others = {"Stock", "OnTokens", "on_tokens"}  # which carry no convolution into a library's class
+    assert {target.name for target in TARGETS} == set(stock.__all__) - others
 
 
 def test_largest_size_of_the_page_is_the_largest_that_is_made() -> None:

@@ -94,6 +94,11 @@ KINDS: dict[str, Any] = {
     "narrow": narrow,
 }
 EVERY_KIND = pytest.mark.parametrize("kind", KINDS)
+THOROUGH = pytest.mark.thorough  # an export takes a second or two
+SOME_KINDS = pytest.mark.parametrize(
+    "kind",
+    [n if n in ("zeros", "circular") else pytest.param(n, marks=THOROUGH) for n in KINDS],
+)
 
 
 def assert_agree(found: Tensor, lowered: Lowered, x: Tensor) -> None:
@@ -122,15 +127,19 @@ def test_a_layer_lowered_in_inference_mode_serves_gradients() -> None:
     assert torch.equal(lowered(x), KINDS["zeros"]()(x))
 
 
-@EVERY_KIND
+@SOME_KINDS
 def test_a_layer_is_compiled_before_its_first_call(kind: str) -> None:
     x = integers(2, 3, 9, 8)
     assert_agree(traced(KINDS[kind]())(x), KINDS[kind](), x)
 
 
-@pytest.mark.parametrize("strict", [True, False], ids=["strict", "not strict"])
-@pytest.mark.parametrize("sizes", ["static", "batch", "all"])
-@EVERY_KIND
+@pytest.mark.parametrize(
+    "strict", [True, pytest.param(False, marks=THOROUGH)], ids=["strict", "not strict"]
+)
+@pytest.mark.parametrize(
+    "sizes", [*(pytest.param(n, marks=THOROUGH) for n in ("static", "batch")), "all"]
+)
+@SOME_KINDS
 def test_a_layer_is_exported_before_its_first_call(kind: str, sizes: str, strict: bool) -> None:
     axes = {"static": (), "batch": (0,), "all": (0, 2, 3)}[sizes]
     torch.compiler.reset()
