@@ -157,7 +157,13 @@ def certified(rows: Tensor, kept: Tensor, roundoff: float) -> RationalCertificat
         taps = tuple(tuple(Fraction(n) * Fraction(2) ** exponent for n in row) for row in numbers)
         residual = math.ldexp(float(left_out), size)
         return RationalCertificate(taps, tuple(columns), primal, (Fraction(0),) * rank, residual)
-    dictionary = Dictionary(numbers)
+    dictionary: Dictionary | None = None
+    while dictionary is None:
+        try:
+            dictionary = Dictionary(numbers)
+        except ZeroDivisionError:  # singular values that rounding alone made: the last column's
+            columns = columns[:-1]
+            numbers, exponent = _integers(rows[:, columns])
     missed = _missed_column(rows, dictionary)
     while missed is not None and small:
         columns = [*columns, missed]

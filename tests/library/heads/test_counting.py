@@ -136,6 +136,14 @@ def test_many_channels_of_half_precision_do_not_hide_the_rank(dtype: torch.dtype
     assert count(conv).rank == 9
 
 
+def test_equal_taps_are_one_whatever_rounding_makes_of_their_singular_values() -> None:
+    tap = [-1, 0, -2, -3, 4, 2, 0, -2, 2]
+    conv = nn.ConvTranspose1d(3, 3, 2, dtype=torch.float64)
+    found = count(with_weight(conv, torch.tensor(tap).repeat_interleave(2)))
+    assert (found.rank, found.case, found.certificate.residual) == (1, "a", 0.0)
+    assert found.certificate.check()
+
+
 def test_kernel_of_one_tap_and_the_kernel_zero() -> None:
     one = count(with_weight(nn.Conv2d(1, 1, 1), torch.tensor([-3.0])))
     assert (one.rank, one.case, one.masked, one.masked_limit, one.finite) == (1, "a", 1, 1, 2)
