@@ -117,7 +117,10 @@ class Factored:
         if layer.kind is Kind.UNIFORM:  # one number for every channel
             return (at_targets * products(layer.heads, exact).reshape(())).to(dtype)
         bias = None if layer.bias is None else layer.bias.to(exact)
-        weight = kernel(layer.heads, geometry, exact)
+        if layer.stores_kernel and not geometry.transposed and layer.is_in_order():
+            weight = layer.weight.to(exact)
+        else:
+            weight = kernel(layer.heads, geometry, exact)
         return convolve(geometry, weight, at_targets, bias, padding, layer.groups).to(dtype)
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import pairwise
 from typing import Any
 
@@ -328,6 +328,8 @@ class Factor(ABC):
     def cast(self, dtype: torch.dtype) -> Factor:
         """The same in another format; entries that are one are still one."""
         known = {id(tensor): tensor for tensor in self.tensors}
+        if all(tensor.dtype == dtype for tensor in known.values()):
+            return self
         cast = {number: tensor.to(dtype) for number, tensor in known.items()}
         return self.remade(tuple(cast[id(tensor)] for tensor in self.tensors))
 
@@ -377,7 +379,11 @@ class Full(Factor):
         return self.entries
 
     def spans(self) -> Sequence[Span]:
-        """Blocks of rows without the zeros beside them, looked for at each call."""
+        """Blocks of rows without the zeros beside them, looked for once."""
+        return self._spans
+
+    @cached_property
+    def _spans(self) -> Sequence[Span]:
         return _blocks(self.entries)
 
     def entries_of(self, spans: Sequence[Span]) -> Sequence[Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import warnings
 from collections.abc import Sequence
 from dataclasses import fields
@@ -66,6 +67,7 @@ class AttentionState(HeadParameters):
         self.boundary_rule = boundary
         self.normaliser = normaliser
         self._looked: structure.Version | None = None
+        self._thresholds: dict[torch.dtype, tuple[tuple[object, ...], float]] = {}
         self._fitting: set[tuple[int, ...]] = set()
         self._shared = self._in_order = True
         self.shares_structure()
@@ -74,7 +76,7 @@ class AttentionState(HeadParameters):
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy takes: it has tensors of its own, to be looked at anew."""
-        return self.__dict__ | {"_looked": None}
+        return self.__dict__ | {"_looked": None, "_thresholds": {}}
 
     @property
     def sharpness(self) -> float:
@@ -120,6 +122,16 @@ class AttentionState(HeadParameters):
         return self.positional_sharpness.item() >= self._saturating_sharpness(dtype)
 
     def _saturating_sharpness(self, dtype: torch.dtype) -> float:
+        if is_traced():
+            return self._threshold(dtype)
+        parts = self.normaliser, self.encoding, self.boundary_rule, self.border, self.geometry
+        kept = self._thresholds.get(dtype)
+        if kept is not None and all(map(operator.is_, kept[0], parts)):
+            return kept[1]
+        self._thresholds[dtype] = parts, self._threshold(dtype)
+        return self._thresholds[dtype][1]
+
+    def _threshold(self, dtype: torch.dtype) -> float:
         # Most scores fall so fast that few keys are near the gap. Where all may be, half precision
         # is not enough to make the peak 1 (T8): then float32 has to be one-hot.
         gap = self.normaliser.one_hot_gap(accumulator(dtype) if self.encoding.crowded else dtype)
