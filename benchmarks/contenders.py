@@ -37,6 +37,7 @@ class Case:
         dtype: a name in torch.
         depthwise: whether each channel is a group.
         device: a name in torch.
+        batch: images.
     """
 
     size: tuple[int, ...]
@@ -45,6 +46,7 @@ class Case:
     dtype: str = "float32"
     depthwise: bool = False
     device: str = "cpu"
+    batch: int = 1
 
     @property
     def tokens(self) -> int:
@@ -70,7 +72,7 @@ class Case:
     def image(self) -> Tensor:
         """The same one every time."""
         generator = torch.Generator().manual_seed(1)
-        x = torch.randn(1, self.channels, *self.size, generator=generator)
+        x = torch.randn(self.batch, self.channels, *self.size, generator=generator)
         return x.to(self.device, getattr(torch, self.dtype))
 
     def smaller(self, side: int = 8) -> Case:

@@ -171,6 +171,31 @@ def interleaved(
     return Times(seconds)
 
 
+@contextlib.contextmanager
+def threads(number: int | None) -> Iterator[None]:
+    """With so many threads of torch's; None for those that there are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(before if number is None else number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def busy(is_wanted: bool = True) -> Iterator[None]:
+    """While another process keeps a core busy."""
+    if not is_wanted:
+        yield
+        return
+    other = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        yield
+    finally:
+        other.kill()
+        other.wait()
+
+
 def exponent(tokens: Sequence[int], times: Sequence[float], last: int = 5) -> float:
     """The slope of log time over log tokens, by least squares, at the largest sizes that ran."""
     pairs = [(math.log(n), math.log(t)) for n, t in zip(tokens, times, strict=True) if t > 0]

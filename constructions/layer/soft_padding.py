@@ -38,6 +38,12 @@ BLOCK = 32
 LONG = 2**18
 """Entries of a factor from which it is made in bands, if its scores are known to fall off."""
 
+FAR = 2.0**12
+"""How far above the smallest normal number a weight is whose products with pixels may underflow."""
+
+LIFTS = {torch.float32: 2.0**60, torch.float64: 2.0**500}
+"""What values are multiplied by, and divided by in the end, where far weights make them tiny."""
+
 LANES = 16
 """Numbers that a processor adds side by side, or a multiple: where bands begin, in columns."""
 
@@ -103,14 +109,53 @@ class SoftPadding:
 
     def __call__(self, values: Tensor) -> Tensor:
         """P applied to (N, C, *keys.shape): (N, C, *targets.shape), summed in the values' dtype."""
+        lift = self._lift(values)
+        if lift > 1:
+            values = values * lift
         for axis, factor in enumerate(self.factors):
             values = factor.cast(values.dtype)(values, 2 + axis)
+        if lift > 1:
+            values = values.mul_(1 / lift)
         if self.kept is None:
             return values
         kept = self.kept.to(values.dtype)
         if kept.requires_grad or not self.factors:
             return values * kept
         return values.mul_(kept)  # what has just been made, and nobody else refers to
+
+    def _lift(self, values: Tensor) -> float:
+        """A power of two that keeps products with far weights from underflow; 1 for none.
+
+        A processor takes a hundred times as long over a product or a sum that is subnormal, and far
+        weights, which count for nothing, make many. All numbers that are normal have the same bits
+        either way; of others less is lost. Gradients would be lost on the way back, so that values
+        with a history are multiplied as they are.
+        """
+        tensors = [tensor for factor in self.factors for tensor in factor.tensors]
+        trained = torch.is_grad_enabled() and any(t.requires_grad for t in (values, *tensors))
+        if (
+            values.dtype not in LIFTS
+            or values.device.type != "cpu"
+            or not values.numel()
+            or not has_values(values, *tensors)
+            or trained
+            or not self._has_far_weights
+        ):
+            return 1.0
+        lift = LIFTS[values.dtype]
+        least, most = values.aminmax()
+        largest = max(-least.item(), most.item())
+        return lift if largest < torch.finfo(values.dtype).max / (4 * lift) else 1.0
+
+    @cached_property
+    def _has_far_weights(self) -> bool:
+        """Whether any weight is so small that its product with a pixel may be subnormal."""
+        for factor in self.factors:
+            for tensor in factor.tensors:
+                far = FAR * smallest_normal(tensor.dtype)
+                if ((tensor > 0) & (tensor < far)).any():
+                    return True
+        return False
 
     def to(self, device: torch.device, dtype: torch.dtype) -> SoftPadding:
         """The same elsewhere or in another format; entries that are one are still one."""

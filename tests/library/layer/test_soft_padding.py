@@ -6,6 +6,7 @@ torch makes of the whole matrix.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -21,7 +22,12 @@ from torch.autograd import forward_ad
 
 from constructions import attention_from_conv, certify
 from constructions.encodings import Encoding, Gaussian, Quadratic
-from constructions.formats import accumulator
+from constructions.formats import (
+    accumulator,
+    smallest_normal,
+    smallest_subnormal,
+    unit_roundoff,
+)
 from constructions.geometry.lattice import Lattice
 from constructions.layer import soft_padding
 from constructions.layer.soft_padding import Banded, Factor, Full, Remade, SoftPadding, Span
@@ -467,3 +473,79 @@ def test_gradients_in_bands_are_those_of_whole_rows() -> None:
     # Its terms have scores of up to Θ beside, since those beyond have no weight.
     size = 2 * 96 * 9 * Softmax().one_hot_gap(torch.float64) / 0.25
     assert abs(sharpness - full_sharpness) <= 2 * (96**2) * u * size
+
+
+# Far weights --------------------------------------------------------------------------------------
+
+
+def lifted_and_not(
+    values: Tensor, sharpness: float, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Tensor, Tensor, bool]:
+    """P of values, as it is and with nothing lifted, and whether it was."""
+    shape = tuple(values.shape[2:])
+    lattice = Lattice(shape, (1,) * len(shape), (0,) * len(shape))
+    parts = (Quadratic(),) * lattice.dimension
+    padding = SoftPadding.of(
+        parts, sharpness, lattice, lattice, gap=1.0, sink_height=None, dtype=values.dtype
+    )
+    lifted, is_lifted = padding(values), padding._lift(values) > 1
+    monkeypatch.setattr(SoftPadding, "_lift", lambda *_: 1.0)
+    return lifted, padding(values), is_lifted
+
+
+@pytest.mark.parametrize("size", [(40,), (24, 30), (600,)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_far_weights_are_lifted_and_normal_numbers_keep_their_bits(
+    dtype: torch.dtype, size: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(2, 3, *size, generator=generator, dtype=dtype)
+    # e^(-sharpness d²) falls below the smallest normal number beyond some ten keys.
+    sharpness = -math.log(2 * smallest_normal(dtype)) / 11**2
+    lifted, plain, is_lifted = lifted_and_not(values, sharpness, monkeypatch)
+    assert is_lifted
+    assert torch.equal(lifted, plain)
+
+
+@pytest.mark.parametrize("pixel", [1e37, math.inf, math.nan], ids=str)
+def test_pixels_that_a_lift_would_overflow_are_multiplied_as_they_are(
+    pixel: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = torch.full((1, 1, 40), pixel)
+    lifted, plain, is_lifted = lifted_and_not(values, 0.7, monkeypatch)
+    assert not is_lifted
+    assert torch.equal(lifted.nan_to_num(), plain.nan_to_num())
+
+
+@pytest.mark.parametrize("pixel", [1e-40, 1e-30])
+def test_tiny_pixels_lose_less_where_they_are_lifted(
+    pixel: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = torch.full((1, 1, 40), pixel)
+    lifted, plain, is_lifted = lifted_and_not(values, 0.7, monkeypatch)
+    assert is_lifted
+    exact = values.double()  # every row of P sums to 1, and the pixels are alike
+    u, least = unit_roundoff(torch.float32), smallest_subnormal(torch.float32)
+    bound = 40 * 2 * u * pixel + least
+    assert (lifted.double() - exact).abs().max() <= bound
+    assert (lifted.double() - exact).abs().max() <= (plain.double() - exact).abs().max() + bound
+
+
+def test_values_with_a_history_are_not_lifted() -> None:
+    lattice = Lattice((40,), (1,), (0,))
+    padding = SoftPadding.of(
+        (Quadratic(),), 0.7, lattice, lattice, gap=1.0, sink_height=None, dtype=torch.float32
+    )
+    values = torch.ones(1, 1, 40)
+    assert padding._lift(values) > 1
+    assert padding._lift(values.requires_grad_()) == 1
+    with torch.no_grad():
+        assert padding._lift(values) > 1
+
+
+def test_weights_that_are_all_near_are_not_lifted() -> None:
+    lattice = Lattice((40,), (1,), (0,))
+    padding = SoftPadding.of(
+        (Quadratic(),), 0.01, lattice, lattice, gap=1.0, sink_height=None, dtype=torch.float32
+    )
+    assert padding._lift(torch.ones(1, 1, 40)) == 1
