@@ -90,10 +90,10 @@ class Recurrent:
     channels: int
 
     @classmethod
-    def of_qwen3_next(cls) -> Recurrent:
-        """Its default: the state of the delta rule, and the inputs that its convolution keeps."""
+    def of_qwen3_next(cls, **options: int) -> Recurrent:
+        """The state of the delta rule, and the inputs that its convolution keeps."""
         modeling("qwen3_next")
-        config = imported("transformers").Qwen3NextConfig()
+        config = imported("transformers").Qwen3NextConfig(**options)
         keys = config.linear_num_key_heads * config.linear_key_head_dim
         values = config.linear_num_value_heads * config.linear_value_head_dim
         kept = (config.linear_conv_kernel_dim - 1) * (2 * keys + values)
@@ -117,6 +117,7 @@ def rows() -> list[list[str]]:
     cap = imported("transformers").Gemma2Config().attn_logit_softcapping
     dim = imported("transformers").Qwen3Config().head_dim
     window = imported("transformers").MistralConfig().sliding_window
+    vit = imported("transformers").ViTConfig()
     split, woven = bands("qwen2_vl"), bands("qwen3_vl")
     recurrent = Recurrent.of_qwen3_next()
     return [
@@ -143,7 +144,7 @@ def rows() -> list[list[str]]:
         ],
         [
             "Swin v2: continuous bias $16\\,\\sigma(f(\\delta))$ beside cosine attention",
-            "can, every shift of the window, but for a leak where queries and keys are constant; positions in the tokens add at most 200 to $r$",
+            "can, every shift of the window, but for a leak where queries and keys are constant; positions in the tokens add at most 200 to $r$",  # noqa: E501, one line for each cell
             f"[(1)](#eq-1), $r = 16$: {number(least_leak(64, 16))} in a window of 8 x 8, {number(least_leak(256, 16))} in 16 x 16; five hidden units of its 512 a head",  # noqa: E501, one line for each cell
             "[(1)](#eq-1), [T14](theorems/tables_select_the_shifts_they_tell_apart.md)",
             "`Swinv2SelfAttention`",
@@ -158,7 +159,7 @@ def rows() -> list[list[str]]:
         [
             "M-RoPE, axes interleaved (Qwen3-VL)",
             "can, each axis having frequencies of all sizes",
-            f"[(2)](#eq-2), as above: {', '.join(f'{number(one_axis_gap(woven[a]))} in {a}' for a in AXES)}",
+            f"[(2)](#eq-2), as above: {', '.join(f'{number(one_axis_gap(woven[a]))} in {a}' for a in AXES)}",  # noqa: E501, one line for each cell
             "[(2)](#eq-2), [T14](theorems/rotations_select_shifts_without_resonance.md)",
             "`Qwen3VLTextRotaryEmbedding`",
         ],
@@ -168,6 +169,13 @@ def rows() -> list[list[str]]:
             f"[(3)](#eq-3), at most {number(8 * math.pi**2 * square_sum())} $n^{{-2}}$: {', '.join(f'{number(one_axis_gap(dino(n)))} for {n}' for n in SIDES)}, which T14's heads attain",  # noqa: E501, one line for each cell
             "[(3)](#eq-3), [T14](theorems/rotations_select_shifts_without_resonance.md)",
             "`DINOv3ViTRopePositionEmbedding`",
+        ],
+        [
+            "learned absolute tables, $N$ places in heads of $D_k$ numbers",
+            "can",
+            f"the gap of a spherical code, at most $1 - \\cos\\varphi_{{D_k}}(N)$ for queries and keys of norm 1: 1 for $D_k + 2 \\le N \\le 2D_k$, less beyond; in a ViT with $D_k = {vit.hidden_size // vit.num_attention_heads}$, $N = {(vit.image_size // vit.patch_size) ** 2}$",  # noqa: E501, one line for each cell
+            "[T12](theorems/unit_encodings_have_the_gap_of_a_spherical_code.md); [ViT as a layer](stock-libraries.md)",  # noqa: E501, one line for each cell
+            "`ViTAttention`, $N = 2D_k$",
         ],
         [
             "sliding windows of $w$ tokens, $L$ layers",
@@ -192,7 +200,7 @@ def rows() -> list[list[str]]:
         ],
         [
             "gated linear attention, delta rule, state-space models",
-            "can for delays that their state holds, cannot beyond",
+            "the delta rule can, for delays that its state holds; none can beyond",
             f"$\\frac12$, of a constant, for a delay of $s$ and $D$ channels if $sD > M$, [(4)](#eq-4); Qwen3-Next, $M = {recurrent.state:,}$, $D = {recurrent.channels:,}$: $s \\le {recurrent.longest_delay}$",  # noqa: E501, one line for each cell
             "[(4)](#eq-4), [T15](theorems/low_rank_attention_cannot_express_convolution.md)",
             "`torch_recurrent_gated_delta_rule` of Qwen3-Next",
@@ -220,7 +228,7 @@ def page() -> str:
 
 HEAD = """# Attention as it is built in 2026
 
-What today's attention can do of a convolution, and by which constant it cannot. Errors are the largest over images with values in $[0, 1]$; a constant output errs by half the range on a shift. Classes are those of transformers, unmodified and small; the numbers are of their default configurations. Layers that carry whole convolutions, with zero padding, strides and the rest, are on [their page](stock-libraries.md); tables, ALiBi, T5's buckets, linear attention and the other normalisers in [encodings and normalisers](encodings.md). `python -m tests.pages.attention_in_2026 --write` makes this page."""  # noqa: E501, one line for each paragraph of the page
+What today's attention can do of a convolution, and by which constant it cannot. Errors are the largest over images with values in $[0, 1]$; a constant output errs by half the range on a shift. Classes are those of transformers, unmodified and small, evaluated eagerly, as they are written; the numbers are of their default configurations. Layers that carry whole convolutions, with zero padding, strides and the rest, are on [their page](stock-libraries.md); tables, ALiBi, T5's buckets, linear attention and the other normalisers in [encodings and normalisers](encodings.md). `python -m tests.pages.attention_in_2026 --write` makes this page."""  # noqa: E501, one line for each paragraph of the page
 
 TAIL = r"""What is not a theorem's own is proven here; [`tests/pages/test_attention_in_2026.py`](../tests/pages/test_attention_in_2026.py) has a test for each row.
 
