@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from flint import fmpq_mat, fmpz_mat
+from flint import fmpq, fmpq_mat, fmpz_mat
 from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -423,16 +423,11 @@ def test_delta_rule_misses_a_delay_longer_than_its_state(seed: int) -> None:
     hidden = [Fraction(int(kernel[i, 0])) for i in range(delay)]
     largest = max(abs(x) for x in hidden)
     hidden = [x / largest for x in hidden]
-    rows = fmpq_mat(block) * fmpq_mat(delay, 1, [_fmpq(x) for x in hidden])
-    assert rows == fmpq_mat(delay, 1)
+    seen = fmpq_mat(block) * fmpq_mat(delay, 1, [fmpq(x.numerator, x.denominator) for x in hidden])
+    assert seen == fmpq_mat(delay, 1)
     # Images 1/2 ± hidden/2 have the same outputs from `delay` on, and delays that are 1 apart.
     assert max(abs((1 + x) / 2 - (1 - x) / 2) for x in hidden) == 1
     record(dtype=torch.float32)
-
-
-def _fmpq(x: Fraction) -> Any:
-    flint = imported("flint")
-    return flint.fmpq(x.numerator, x.denominator)
 
 
 @given(st.tuples(*[st.integers(-4, 4)] * 4))
