@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from constructions import Lowered
+from constructions.heads import count
 from experiments.mixers import Convolution, Quadratic
 
 STUDENT = (
@@ -121,7 +122,34 @@ def heads_for(taps: Tensor, floor: float) -> int:
     A lower bound for any heads with content-independent weights: the Eckart-Young tail of the
     matrix of the taps (T10's first part).
     """
+    return next(k for k, left in enumerate(floors(taps)) if left <= floor)
+
+
+def floors(taps: Tensor) -> list[float]:
+    """What no 0, 1, ... heads can be below, over the kernel's norm: truncation to these ranks."""
     values = torch.linalg.svdvals(taps.double())
-    total = values.square().sum()
-    left = [values[k:].square().sum() for k in range(len(values) + 1)]
-    return next(k for k, tail in enumerate(left) if tail <= floor**2 * total)
+    size = values.norm()
+    left = [values[k:].norm() for k in range(len(values) + 1)]
+    return [float(tail / size) if size else 0.0 for tail in left]
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """How many heads a layer's convolution takes, and what fewer leave.
+
+    Args:
+        masked: T10's count: so many heads that see the window alone make it, and no fewer.
+        floors: the error of no, one, two, ... heads over the kernel's norm is at least that.
+    """
+
+    masked: int
+    floors: list[float]
+
+    @classmethod
+    def of(cls, taps: Tensor) -> Pruning:
+        """Count the heads of taps, (taps, C²)."""
+        # A count is of the taps as rows: where they stand, and in which order, is nothing to it.
+        conv = nn.Conv1d(1, taps.shape[1], len(taps), bias=False)
+        with torch.no_grad():
+            conv.weight.copy_(taps.T.unsqueeze(1))
+        return cls(count(conv).masked, floors(taps))

@@ -70,10 +70,31 @@ def of_comparison(comparison: Comparison) -> str:
             f"Epochs until the convolution told {100 * comparison.goal:.0f} % of the test images "
             f"right, by seed: {epochs}.",
             table(head, rows),
+            "Heads that see their window alone: how many the convolution at the nearest pixels "
+            "takes, and what H heads cannot be below, in per cent of the kernel's norm (means over "
+            "layers and seeds):",
+            of_prunings(comparison),
             "The trained quadratic layers (median, least and largest over layers and seeds):",
             table(["", ""], second),
         ]
     )
+
+
+FEWER = (8, 6, 4, 3, 2, 1)
+
+
+def of_prunings(comparison: Comparison) -> str:
+    """T10's count of what was trained, and the floor of fewer heads."""
+    rows = []
+    for name, seeds in comparison.arms.items():
+        found = [pruning for trained in seeds for pruning in trained.prunings]
+        if not found:
+            continue
+        # Of taps that are fewer than the heads nothing is left.
+        left = [mean(p.floors[n] if n < len(p.floors) else 0.0 for p in found) for n in FEWER]
+        masked = f"{mean(pruning.masked for pruning in found):.1f}"
+        rows.append([name, masked, *(f"{100 * share:.0f}" for share in left)])
+    return table(["", "heads, exactly", *(f"H = {n}" for n in FEWER)], rows)
 
 
 def of_little_data(found: Mapping[str, Mapping[int, Sequence[float]]]) -> str:

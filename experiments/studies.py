@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from experiments.measures import Lowering, heads_for, lowering, taps_of
+from experiments.measures import Lowering, Pruning, heads_for, lowering, taps_of
 from experiments.mixers import ARMS, HEADS, Convolution, Quadratic
 from experiments.network import Digits, Network, accuracy, train
 
@@ -50,12 +50,14 @@ class Trained:
         accuracy: on the test images.
         lowerings: of each layer, of the quadratic arm.
         needed: heads for a floor of 10 %, of each layer, where the weights are positional.
+        prunings: T10's count and floors, likewise.
         centres: of each epoch, the start first, (epochs + 1, layers, heads, 2); quadratic arm.
     """
 
     accuracy: float
     lowerings: list[Lowering] = field(default_factory=list)
     needed: list[int] = field(default_factory=list)
+    prunings: list[Pruning] = field(default_factory=list)
     centres: Tensor | None = None
 
 
@@ -121,6 +123,7 @@ def _measured(network: Network, digits: Digits, history: Sequence[Tensor | None]
             taps = taps_of(mixer)
             if taps is not None:
                 found.needed.append(heads_for(taps, 0.1))
+                found.prunings.append(Pruning.of(taps))
             x = block(x)
     kept = [centres for centres in history if centres is not None]
     found.centres = torch.stack(kept) if kept else None

@@ -62,6 +62,7 @@ THEOREM = Theorem(
     references=("arXiv:1808.02423", "arXiv:1410.7220"),
     objects=(
         "constructions.attention_from_conv",
+        "constructions.heads.count",
         "constructions.heads.narrow_count",
         "constructions.heads.identify",
     ),

@@ -1,6 +1,7 @@
 """Counting: how many heads a convolution needs, without building any.
 
-Theorem: `heads_count_the_rank_of_the_kernel`. All work is in the N taps: of a tap's numbers as many
+Theorem: `heads_count_the_rank_of_the_kernel`; `head_dimension_is_block_term_rank` of heads of one
+dimension. All work is in the N taps: of a tap's numbers as many
 columns are looked at as the kernel has rank.
 """
 
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from constructions.formats import unit_roundoff
 from constructions.geometry.window import WindowGeometry
+from constructions.heads.narrow import bounds, check_head_dim, roundoff_of
 from constructions.heads.rational import (
     Dictionary,
     RationalCertificate,
@@ -39,8 +41,10 @@ TRIES = 4
 class HeadCount:
     """How many heads a convolution needs; each head applies any matrix (D_h >= min(D_in, D_out)).
 
-    Theorem: `heads_count_the_rank_of_the_kernel`. The lower bounds hold where some query sees all
-    taps on pixels that can take any value, and for `finite` another one.
+    Only `lower` and `upper` are of narrow heads, where a head dimension was given: the least number
+    lies between, and which it is, is not said. Theorem: `heads_count_the_rank_of_the_kernel`, and
+    `head_dimension_is_block_term_rank` for these two. The lower bounds hold where some query sees
+    all taps on pixels that can take any value, and for `finite` another one.
 
     Args:
         rank: r, of the taps written as rows.
@@ -52,6 +56,10 @@ class HeadCount:
         finite: the least number of heads of finite logits, where another key is seen: r + 1; none
             for the kernel 0.
         certificate: a proof of the case, in rationals.
+        lower: no fewer heads of the head dimension make the kernel, masked or not, whatever they
+            mix; `masked` where it is no narrower than the channels, or was not given.
+        upper: so many do, masked or with all logits finite, on padded keys or a circle; `finite`
+            likewise.
     """
 
     rank: int
@@ -60,6 +68,8 @@ class HeadCount:
     masked_limit: int
     finite: int
     certificate: RationalCertificate
+    lower: int
+    upper: int
 
     @property
     def signed(self) -> int:
@@ -67,8 +77,11 @@ class HeadCount:
         return self.rank
 
 
-def count(conv: AnyConvolution) -> HeadCount:
+def count(conv: AnyConvolution, head_dim: int | None = None) -> HeadCount:
     """How many heads a convolution needs; nothing is built.
+
+    With a head dimension below the channels' the least number of heads that mix taps is not known:
+    the count has a `lower` and an `upper` for it, and all else is that of wide heads.
 
     The rank is exact for numbers that are multiples, up to 2^10, of one power of two, and wherever
     exact arithmetic finds the numerical rank. For others singular values of at most N u times the
@@ -76,13 +89,29 @@ def count(conv: AnyConvolution) -> HeadCount:
     the certificate's `residual` says what they leave.
 
     Args:
-        conv: any `nn.Conv1d/2d/3d` or `nn.ConvTranspose1d/2d/3d`.
+        conv: any `nn.Conv1d/2d/3d` or `nn.ConvTranspose1d/2d/3d`; without groups, for a head_dim.
+        head_dim: D_h, of `lower` and `upper`; None for heads that apply any matrix.
 
     Raises:
-        TypeError: conv is no convolution of torch's own.
-        ValueError: an unsupported dtype, or weights that are infinite, NaN or on the meta device.
+        TypeError: conv is no convolution of torch's own, or head_dim no integer.
+        ValueError: an unsupported dtype, weights that are infinite, NaN or on the meta device, a
+            head_dim that is not positive, or groups and a head_dim.
     """
-    return counted(stencil_of(conv))
+    if head_dim is not None:
+        check_head_dim(head_dim)
+    stencil = stencil_of(conv)
+    found = counted(stencil)
+    if head_dim is None:
+        return found
+    if head_dim >= min(stencil.matrices.shape[2:]) and stencil.groups == 1:
+        return found
+    # A narrow head is a head: the counts of wide ones bound theirs from below. What may be noise of
+    # the stored numbers, a half format's above all, is no reason for heads in the lower bound, and
+    # is taken for what it is in the upper.
+    dtype = stencil.matrices.dtype
+    lower = bounds(stencil, head_dim, unit_roundoff(dtype)).lower
+    upper = bounds(stencil, head_dim, roundoff_of(dtype)).upper
+    return replace(found, lower=max(found.masked, lower), upper=max(found.finite, upper))
 
 
 def counted(stencil: Stencil) -> HeadCount:
@@ -90,13 +119,16 @@ def counted(stencil: Stencil) -> HeadCount:
     rows, roundoff = taps_of(stencil), unit_roundoff(stencil.matrices.dtype)
     certificate = certified(rows, kept_taps(rows, roundoff), roundoff)
     case, rank = certificate.case, len(certificate.columns)
+    masked, finite = rank + (case != "a"), rank + 1 if rank else 0
     return HeadCount(
         rank=rank,
         case=case,
-        masked=rank + (case != "a"),
+        masked=masked,
         masked_limit=rank + (case == "c"),
-        finite=rank + 1 if rank else 0,
+        finite=finite,
         certificate=certificate,
+        lower=masked,
+        upper=finite,
     )
 
 

@@ -140,10 +140,18 @@ def narrow_count(conv: AnyConvolution, head_dim: int) -> NarrowCount:
     """
     check_head_dim(head_dim)
     stencil = stencil_of(conv)
+    return bounds(stencil, head_dim, roundoff_of(stencil.matrices.dtype))
+
+
+def bounds(stencil: Stencil, head_dim: int, roundoff: float) -> NarrowCount:
+    """The bounds of `narrow_count`, by ranks that a roundoff tells.
+
+    Raises:
+        ValueError: the stencil has groups.
+    """
     if stencil.groups > 1:
         raise ValueError(f"conv has {stencil.groups} groups; accepted: one")
-    kernel = stencil.matrices.squeeze(1).to("cpu", torch.float64)
-    roundoff = roundoff_of(stencil.matrices.dtype)
+    kernel = stencil.matrices.detach().squeeze(1).to("cpu", torch.float64)
     taps, inputs, outputs = kernel.shape
     most = min(inputs, outputs)
     width = min(head_dim, most)

@@ -52,8 +52,9 @@ def lower(
     Modules of timm and transformers are taken too, where their content terms are off (the key
     matrix, or the query's with its bias, is zero): the window attention of Swin, the attention of
     BEiT (its class token of zeros), of a T5 encoder, and the gated one of ConViT (its gates rounded
-    into the values), in evaluation and without a mask. The result is called with the image whose
-    pixels are the tokens.
+    into the values), in evaluation and without a mask; those of BLOOM and MPT, causal with ALiBi;
+    and that of Llama where queries and keys are biases alone. The result is called with the image
+    whose pixels are the tokens.
 
     Args:
         layer: an attention layer without content terms.

@@ -8,6 +8,7 @@ of its content must be the same for all keys. Theorem: `positional_heads_are_con
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from constructions.certificate.rounding import gamma
 from constructions.formats import DOUBLE, check_format, unit_roundoff
 from constructions.geometry.geometry import Geometry
 from constructions.geometry.lattice import Lattice, displacements
@@ -33,7 +35,8 @@ class Positional:
     """The heads of a module, on the pixels of a grid.
 
     Args:
-        scores: (H, queries, keys), what is added to scores that content leaves alike.
+        scores: (H, queries, keys), what is added to scores that content leaves alike; -inf where a
+            mask is.
         sinks: the score of one more key, of zero value, for each head; None without one.
         value: W_val, (H, D_in, D_h), in the module's dtype.
         value_bias: (H, D_h), or None.
@@ -109,7 +112,8 @@ def by_displacement(scores: Tensor, keys: Lattice, box: Lattice) -> Tensor:
         box: its displacements.
 
     Raises:
-        ValueError: two pairs of one displacement have different scores, or one is not finite.
+        ValueError: two pairs of one displacement have different scores, or one is neither finite
+            nor the -inf of a mask, or a key is masked from its own query.
     """
     places = keys.positions()
     steps = places.unsqueeze(0) - places.unsqueeze(1) - torch.tensor(box.origin)
@@ -117,10 +121,11 @@ def by_displacement(scores: Tensor, keys: Lattice, box: Lattice) -> Tensor:
     for axis, size in enumerate(box.shape):
         number = number * size + steps[..., axis]
     table = scores.new_zeros(box.size).scatter(0, number.flatten(), scores.flatten())
-    if not torch.equal(table[number], scores) or not scores.isfinite().all():
+    has_values = (scores < torch.inf).all() and scores.diagonal().isfinite().all()
+    if not torch.equal(table[number], scores) or not has_values:
         raise ValueError(
             "layer has scores that are not finite functions of key minus query; accepted: a table "
-            "by displacement"
+            "by displacement, -inf where a mask is, but not at the query itself"
         )
     return table
 
@@ -165,6 +170,24 @@ def _by_head(matrix: Tensor, heads: int) -> Tensor:
 def _of_heads(matrix: Tensor, heads: int) -> Tensor:
     """The matrix of a linear layer from heads to pixels: (H, D_h, D_out)."""
     return matrix.T.reshape(heads, -1, matrix.shape[0])
+
+
+def _line(grid: Grid | None) -> int:
+    """The number of tokens of a grid of one axis, which has to be given."""
+    if grid is None or len(grid) != 1:
+        raise ValueError(f"grid is {grid}; accepted: (T,), the number of tokens")
+    return grid[0]
+
+
+def _steps(tokens: int, device: torch.device) -> Tensor:
+    """Key minus query, (queries, keys)."""
+    place = torch.arange(tokens, device=device)
+    return place - place.unsqueeze(1)
+
+
+def _causal(scores: Tensor, steps: Tensor) -> Tensor:
+    """Scores without keys that come after the query."""
+    return scores.masked_fill(steps > 0, -torch.inf)
 
 
 def _swin(module: Any, grid: Grid | None) -> tuple[Grid, Positional]:
@@ -214,17 +237,15 @@ def _t5(module: Any, grid: Grid | None) -> tuple[Grid, Positional]:
             "layer is of a decoder, or is given its bias by another; accepted: that of an encoder "
             "with a relative attention bias of its own, whose first layer has it"
         )
-    if grid is None or len(grid) != 1:
-        raise ValueError(f"grid is {grid}; accepted: (T,), the number of tokens")
+    tokens, heads = _line(grid), module.n_heads
     _check_content(module.q.weight, None, module.k.weight)
-    place, heads = torch.arange(grid[0], device=module.q.weight.device), module.n_heads
     buckets = module._relative_position_bucket(
-        place - place.unsqueeze(1),
+        _steps(tokens, module.q.weight.device),
         bidirectional=True,
         num_buckets=module.relative_attention_num_buckets,
         max_distance=module.relative_attention_max_distance,
     )
-    return grid, Positional(
+    return (tokens,), Positional(
         scores=module.relative_attention_bias.weight[buckets].permute(2, 0, 1),
         sinks=None,
         value=_by_head(module.v.weight, heads),
@@ -269,10 +290,117 @@ def _gpsa(module: Any, grid: Grid | None) -> tuple[Grid, Positional]:
     )
 
 
+def _alibi(slopes: Tensor, tokens: int) -> Tensor:
+    """Scores -m |δ| of the keys up to the query: products of float32 numbers and steps, exact."""
+    steps = _steps(tokens, slopes.device)
+    return _causal(slopes.to(DOUBLE).reshape(-1, 1, 1) * steps, steps)
+
+
+def _bloom(module: Any, grid: Grid | None) -> tuple[Grid, Positional]:
+    """transformers' attention of BLOOM as the model calls it: causal, with ALiBi; no residual."""
+    tokens, heads = _line(grid), module.num_heads
+    parts = module.query_key_value.weight.reshape(heads, 3, module.head_dim, -1)
+    biases = module.query_key_value.bias.reshape(heads, 3, module.head_dim)
+    _check_content(parts[:, 0], biases[:, 0], parts[:, 1])
+    make: Any = vars(sys.modules[type(module).__module__])["build_alibi_tensor"]
+    ones = torch.ones(1, 2, device=parts.device)
+    slopes = make(ones, heads, torch.float32)[:, 0, 1]  # at the second key
+    # Where it adds slice by slice it leaves its bias out.
+    is_sliced = module.pretraining_tp > 1 and module.slow_but_exact
+    return (tokens,), Positional(
+        scores=_alibi(slopes, tokens),
+        sinks=None,
+        value=parts[:, 2].transpose(1, 2),
+        value_bias=biases[:, 2],
+        output=_of_heads(module.dense.weight, heads),
+        output_bias=None if is_sliced else module.dense.bias,
+    )
+
+
+def _mpt(module: Any, grid: Grid | None) -> tuple[Grid, Positional]:
+    """transformers' attention of MPT as the model calls it: causal, with ALiBi."""
+    tokens, heads = _line(grid), module.n_heads
+    if module.clip_qkv:
+        raise ValueError(
+            f"layer has clip_qkv {module.clip_qkv}, so that its values are no linear maps of the "
+            "pixels; accepted: None"
+        )
+    query, key, value = module.Wqkv.weight.chunk(3)
+    _check_content(query, None, key)
+    make: Any = vars(sys.modules[type(module).__module__])["build_mpt_alibi_tensor"]
+    slopes = -make(heads, 2, device=query.device)[:, 0, 0]  # one key before the last
+    return (tokens,), Positional(
+        scores=_alibi(slopes, tokens),
+        sinks=None,
+        value=_by_head(value, heads),
+        value_bias=None,
+        output=_of_heads(module.out_proj.weight, heads),
+        output_bias=None,
+    )
+
+
+def _llama(module: Any, grid: Grid | None) -> tuple[Grid, Positional]:
+    """transformers' attention of Llama, its queries and keys constants: biases, turned by position.
+
+    A pair of channels of frequency θ has the score Re(q* k e^{iθδ}). Causal as the module is.
+    """
+    tokens, config = _line(grid), module.config
+    if config.rope_parameters["rope_type"] != "default":
+        raise ValueError(
+            f"layer has the rope_type {config.rope_parameters['rope_type']!r}, whose frequencies "
+            "are another module's; accepted: 'default'"
+        )
+    width, weight = module.head_dim, module.q_proj.weight
+    constants = []
+    for part in (module.q_proj, module.k_proj):
+        bias = part.weight.new_zeros(len(part.weight)) if part.bias is None else part.bias
+        constants.append(bias.detach().to(DOUBLE).reshape(-1, width))
+    moving = [bool(part.weight.count_nonzero()) for part in (module.q_proj, module.k_proj)]
+    if any(moving) and all(m or c.count_nonzero() for m, c in zip(moving, constants, strict=True)):
+        raise ValueError(
+            "layer has live content: a query or key matrix is not zero, and the other part is "
+            "not, so that its weights depend on the input; accepted: positional scores alone, of "
+            "queries and keys that are biases"
+        )
+    shared = module.num_key_value_groups
+    query, key = constants[0], constants[1].repeat_interleave(shared, 0)
+    heads, half = len(query), width // 2
+    library = vars(sys.modules[type(module).__module__])
+    rotary: Any = library["LlamaRotaryEmbedding"]
+    turns, _ = rotary.compute_default_rope_parameters(config)
+    turns = turns.to(weight.device, DOUBLE)
+    steps = _steps(tokens, weight.device)
+    angles = torch.arange(1 - tokens, tokens, device=weight.device).unsqueeze(1) * turns
+    (q, r), (k, s) = query.split(half, 1), key.split(half, 1)
+    along, across = (q * k + r * s).T, (q * s - r * k).T
+    table = module.scaling * (angles.cos() @ along - angles.sin() @ across).T
+    scores = table[:, steps + tokens - 1]
+    # The sum, and the angle |δ| θ that is rounded; where two keys are, the farthest is a step away.
+    size = module.scaling * ((q.abs() + r.abs()) * (k.abs() + s.abs())).sum(1)
+    size *= max(1.0, float(turns.max()))
+    slack = torch.stack([torch.zeros_like(size), gamma(width + 16, DOUBLE) * size], 1)
+    value = _by_head(module.v_proj.weight, heads // shared)
+    of_values = None
+    if module.v_proj.bias is not None:
+        of_values = module.v_proj.bias.reshape(-1, width).repeat_interleave(shared, 0)
+    return (tokens,), Positional(
+        scores=_causal(scores, steps) if module.is_causal else scores,
+        sinks=None,
+        value=value.repeat_interleave(shared, 0),
+        value_bias=of_values,
+        output=_of_heads(module.o_proj.weight, heads),
+        output_bias=module.o_proj.bias,
+        slack=slack,
+    )
+
+
 READERS: Mapping[str, Callable[[Any, Grid | None], tuple[Grid, Positional]]] = {
     "timm.models.swin_transformer.WindowAttention": _swin,
     "timm.models.beit.Attention": _beit,
     "timm.models.convit.GPSA": _gpsa,
+    "transformers.models.bloom.modeling_bloom.BloomAttention": _bloom,
+    "transformers.models.llama.modeling_llama.LlamaAttention": _llama,
+    "transformers.models.mpt.modeling_mpt.MptAttention": _mpt,
     "transformers.models.t5.modeling_t5.T5Attention": _t5,
 }
 """By the whole name of the class, as it is in timm 1.0.31 and transformers 5.23."""

@@ -99,7 +99,8 @@ class Tabled:
     def score_error(self, keys: Lattice, queries: Lattice) -> float:
         """Three roundings of a score that counts, and of the largest one."""
         table = self.table(self._met(keys, queries), keys)
-        largest = float(table.abs().max()) + 2 * abs(self.sink or 0.0)
+        seen = table[table > -torch.inf]  # a masked key weighs exactly 0
+        largest = float(seen.abs().max()) + 2 * abs(self.sink or 0.0)
         return 8 * unit_roundoff(DOUBLE) * (LOWEST + largest)
 
     def _met(self, keys: Lattice, queries: Lattice) -> Lattice:
@@ -112,7 +113,7 @@ class Stored(Tabled):
     """A table that is given, for a grid of keys.
 
     Args:
-        entries: the scores, row-major over `box`, float64.
+        entries: the scores, row-major over `box`, float64; -inf where a mask is.
         box: the displacements that have one.
     """
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from experiments import __main__ as command
 from experiments import record, studies
-from experiments.measures import Interval, convolved, heads_for, lowering, taps_of
+from experiments.measures import Interval, Pruning, convolved, floors, heads_for, lowering, taps_of
 from experiments.mixers import ARMS, HEADS, TERMS, Attention, Convolution, Learned, Quadratic
 from experiments.network import Digits, Network, accuracy, train
 from experiments.studies import SMOKE, Comparison, Found, Trained
@@ -127,6 +127,19 @@ def test_heads_are_counted_by_the_tail_of_the_taps() -> None:
     assert taps_of(Learned(WIDTH, SIDE)) is None
 
 
+def test_pruning_is_the_count_and_the_tail() -> None:
+    sobel = torch.tensor([[-1.0], [0], [1], [-2], [0], [2], [-1], [0], [1]])
+    found = Pruning.of(sobel)
+    assert (found.masked, found.floors) == (2, [1.0, 0.0])  # of rank one, of both signs
+    diagonal = Pruning.of(torch.diag(torch.tensor([4.0, 3.0])))
+    assert (diagonal.masked, diagonal.floors) == (2, [1.0, 0.6, 0.0])
+    assert floors(torch.zeros(2, 3)) == [0.0, 0.0, 0.0]
+    torch.manual_seed(0)
+    taps = taps_of(Convolution(WIDTH, SIDE))
+    assert taps is not None
+    assert Pruning.of(taps).masked == len(Pruning.of(taps).floors) - 1 == HEADS
+
+
 def test_interval_is_student_s() -> None:
     interval = Interval.of([1.0, 2.0, 3.0])
     assert interval.centre == 2
@@ -203,8 +216,13 @@ def invented() -> Comparison:
     layer = Quadratic(WIDTH, SIDE)
     low = lowering(layer, torch.randn(1, SIDE**2, WIDTH))
     centres = torch.randn(3, 2, HEADS, 2)
+    of_two = Pruning(2, [1.0, 0.6, 0.0])
+    of_nine = Pruning(9, [1.0, *(0.4 for _ in range(8)), 0.0])
     arms: dict[str, Any] = {
-        name: [Trained(0.9, [low], [4], centres), Trained(0.95, [low], [5], centres)]
+        name: [
+            Trained(0.9, [low], [4], [of_two], centres),
+            Trained(0.95, [low], [5], [of_nine], centres),
+        ]
         for name in ARMS
     }
     return Comparison(0.92, [7, 8], arms)
@@ -214,6 +232,7 @@ def test_record_pairs_each_arm_with_the_convolution_and_says_what_was_not_reache
     text = record.of_comparison(invented())
     assert "7 (not reached), 8." in text
     assert "| quadratic | 92.5 ± 31.8 | 0.0 ± 0.0 | 4.5 |" in text
+    assert "| quadratic | 5.5 | 20 | 20 | 20 | 20 | 20 | 50 |" in text
     found = {1.354: [Found(9, 0.1, 2.0), Found(3, 0.3, 4.0)]}
     assert "| 1.354 | 6.0 (3 to 9) | 1 of 2 | 0.2 | 3 |" in record.of_offsets(found)
 

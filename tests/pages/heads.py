@@ -222,6 +222,10 @@ The layers of the [main job](main-job.md), trained with seed 0.
 
 {end}
 
+## Narrow heads
+
+All of these heads apply any matrix. Of heads of dimension $D_h$ below the channels', which may mix taps, the least number is not known: `heads.count(conv, head_dim=D_h)` has a `lower` and an `upper` for it ([T11](theorems/head_dimension_is_block_term_rank.md)), masked or with finite logits.
+
 ## A network of yours
 
 ```python

@@ -20,7 +20,9 @@ from flint import arb
 from torch import Tensor, nn
 
 from constructions import lower
+from constructions.certificate.rounding import gamma
 from constructions.geometry.lattice import Lattice
+from constructions.normalisers import EXP_ROUNDOFFS
 from tests.support.helpers import integers, refused
 from tests.support.ledger import record
 from tests.support.libraries import imported
@@ -44,6 +46,9 @@ class Target:
         sinks: likewise.
         share: what each head is multiplied by.
         live: makes the content depend on the input.
+        value: W_val and its bias, as a linear layer has them.
+        output: the linear layer of the outputs.
+        is_single: whether its softmax is in float32 always.
     """
 
     module: Any
@@ -54,7 +59,8 @@ class Target:
     share: Sequence[arb]
     live: Callable[[Any], None]
     value: Callable[[Any], tuple[Tensor, Tensor | None]]
-    output: Callable[[Any], nn.Linear]
+    output: Callable[[Any], Any]
+    is_single: bool = False
 
 
 @contextmanager
@@ -204,8 +210,160 @@ def gpsa() -> Target:
     )
 
 
-TARGETS = {"swin": swin, "beit": beit, "t5": t5, "gpsa": gpsa}
+def of_causal(scores: Callable[[int, int], arb]) -> list[Score]:
+    """Two heads' scores by the step from query to key; none of later keys."""
+
+    def score(head: int, offset: Sequence[int]) -> arb:
+        return arb("-inf") if offset[0] > 0 else scores(head, offset[0])
+
+    return [partial(score, head) for head in range(2)]
+
+
+def later(tokens: int) -> Tensor:
+    """Which keys come after the query."""
+    return torch.ones(tokens, tokens, dtype=torch.bool).triu(1)
+
+
+def linear_bias(head: int, step: int) -> arb:
+    """ALiBi of two heads: slopes 2^-4 and 2^-8, in BLOOM and in MPT."""
+    return ball_of(torch.tensor(step / 2 ** (4 * head + 4)))
+
+
+def bloom() -> Target:
+    library = imported("transformers.models.bloom.modeling_bloom")
+    config = imported("transformers").BloomConfig(hidden_size=4, n_head=2, hidden_dropout=0.0)
+    module = library.BloomAttention(config, layer_idx=0)
+    with numbered(module):  # of each head the query's, the key's and the value's rows
+        module.query_key_value.weight.view(2, 3, 2, 4)[:, 1] = 0
+
+    def run(module: Any, x: Tensor) -> Tensor:
+        t = tokens(x)
+        alibi = library.build_alibi_tensor(torch.ones(t.shape[:2]), 2, t.dtype)
+        mask = later(t.shape[1]).to(t.dtype) * torch.finfo(t.dtype).min
+        return as_image(module(t, torch.zeros_like(t), alibi, mask)[0], x)
+
+    def live(module: Any) -> None:
+        module.query_key_value.weight.view(2, 3, 2, 4)[1, 1, 0, 0] = 1.0
+
+    def value(module: Any) -> tuple[Tensor, Tensor]:
+        linear = module.query_key_value
+        weight, bias = linear.weight.view(2, 3, 2, 4), linear.bias.view(2, 3, 2)
+        return weight[:, 2].reshape(4, 4), bias[:, 2].flatten()
+
+    return Target(
+        module,
+        (7,),
+        run,
+        of_causal(linear_bias),
+        [None, None],
+        [arb(1), arb(1)],
+        live,
+        value,
+        lambda m: m.dense,
+        is_single=True,
+    )
+
+
+def mpt() -> Target:
+    library = imported("transformers.models.mpt.modeling_mpt")
+    config = imported("transformers").MptConfig(d_model=4, n_heads=2, max_seq_len=9)
+    module = library.MptAttention(config, layer_idx=0)
+    with numbered(module):
+        module.Wqkv.weight[:4] = 0
+
+    def run(module: Any, x: Tensor) -> Tensor:
+        t = tokens(x)
+        alibi = library.build_mpt_alibi_tensor(2, module.max_seq_length)
+        return as_image(module(t, alibi, None, later(t.shape[1]))[0], x)
+
+    def live(module: Any) -> None:
+        module.Wqkv.weight[3, 1] = 0.5
+
+    return Target(
+        module,
+        (7,),
+        run,
+        of_causal(linear_bias),
+        [None, None],
+        [arb(1), arb(1)],
+        live,
+        lambda m: (m.Wqkv.weight[8:], None),
+        lambda m: m.out_proj,
+        is_single=True,
+    )
+
+
+def llama(causal: bool = True, shared: bool = True) -> Target:
+    library = imported("transformers.models.llama.modeling_llama")
+    config = library.LlamaConfig(
+        hidden_size=4,
+        num_attention_heads=2,
+        num_key_value_heads=1 if shared else 2,
+        head_dim=4,
+        attention_bias=True,
+    )
+    config._attn_implementation = "eager"
+    module = library.LlamaAttention(config, layer_idx=0)
+    with numbered(module):
+        module.q_proj.weight.zero_()
+        module.k_proj.weight.zero_()
+    module.is_causal = causal
+    biases = [module.q_proj.bias.tolist(), module.k_proj.bias.tolist() * (2 if shared else 1)]
+    rotary = library.LlamaRotaryEmbedding(config)
+
+    def run(module: Any, x: Tensor) -> Tensor:
+        t = tokens(x)
+        table = rotary(t, torch.arange(t.shape[1]).unsqueeze(0))
+        mask = later(t.shape[1]).to(t.dtype) * torch.finfo(t.dtype).min if causal else None
+        return as_image(module(t, table, mask)[0], x)
+
+    def score(head: int, step: int) -> arb:
+        # Two pairs of channels, (0, 2) and (1, 3): the key turned by its steps from the query.
+        query, key = (bias[4 * head : 4 * head + 4] for bias in biases)
+        total: arb = arb(0)
+        for pair, frequency in enumerate(rotary.inv_freq.tolist()):
+            turn = arb(step) * arb(frequency)
+            c, d = key[pair], key[pair + 2]
+            total += query[pair] * (c * turn.cos() - d * turn.sin())
+            total += query[pair + 2] * (d * turn.cos() + c * turn.sin())
+        scaled: arb = total * arb(module.scaling)
+        return scaled
+
+    def live(module: Any) -> None:
+        module.k_proj.weight[0, 0] = 1.0
+
+    def value(module: Any) -> tuple[Tensor, Tensor]:
+        linear, times = module.v_proj, 2 if shared else 1
+        return linear.weight.repeat(times, 1), linear.bias.repeat(times)
+
+    every = [partial(lambda head, offset: score(head, offset[0]), head) for head in range(2)]
+    return Target(
+        module,
+        (7,),
+        run,
+        of_causal(score) if causal else every,
+        [None, None],
+        [arb(1), arb(1)],
+        live,
+        value,
+        lambda m: m.o_proj,
+        is_single=True,
+    )
+
+
+TARGETS: dict[str, Callable[[], Target]] = {
+    "swin": swin,
+    "beit": beit,
+    "t5": t5,
+    "gpsa": gpsa,
+    "bloom": bloom,
+    "mpt": mpt,
+    "llama": llama,
+    "llama, no mask": partial(llama, causal=False, shared=False),
+}
 every_target = pytest.mark.parametrize("name", TARGETS)
+TABLES = ["swin", "beit", "t5", "gpsa"]
+MASKED = ["bloom", "mpt", "llama"]
 
 
 def truth_of(target: Target, x: Tensor) -> list[list[list[arb]]]:
@@ -214,8 +372,8 @@ def truth_of(target: Target, x: Tensor) -> list[list[list[arb]]]:
     weight, value_bias = target.value(target.module)
     out = target.output(target.module)
     heads = len(target.scores)
-    value = weight.reshape(2, 2, 4).mT.repeat(heads // 2, 1, 1)
-    output = out.weight.T.reshape(2, 2, 4).repeat(heads // 2, 1, 1)
+    value = weight.reshape(2, -1, 4).mT.repeat(heads // 2, 1, 1)
+    output = out.weight.T.reshape(2, -1, 4).repeat(heads // 2, 1, 1)
     bias = torch.zeros(4) if out.bias is None else out.bias.double()
     if value_bias is not None:  # a few bits each
         bias = bias + value_bias.double() @ out.weight.double().T
@@ -224,8 +382,8 @@ def truth_of(target: Target, x: Tensor) -> list[list[list[arb]]]:
         part = definition(
             [target.scores[head]],
             [target.sinks[head]],
-            value[head].reshape(1, 1, 4, 2),
-            output[head].reshape(1, 1, 2, 4),
+            value[head].reshape(1, 1, 4, -1),
+            output[head].reshape(1, 1, -1, 4),
             None,
             keys,
             keys,
@@ -275,12 +433,35 @@ def test_lowered_module_returns_what_the_module_does(name: str) -> None:
     x = integers(2, 4, *target.grid, dtype=torch.float64)
     lowered = lower(module, grid=target.grid)
     # The module forms as many sums, of as many terms, in another order.
-    assert ((lowered(x) - target.run(module, x)).abs() <= 2 * lowered.error_bound(x)).all()
+    allowed = 2 * lowered.error_bound(x)
+    if target.is_single:
+        allowed = allowed + of_single_softmax(lowered, module)(x.abs())
+    assert ((lowered(x) - target.run(module, x)).abs() <= allowed).all()
     assert lowered.cost(target.grid).total > 0
 
 
+def of_single_softmax(lowered: Any, module: Any) -> Callable[[Tensor], Tensor]:
+    """What a softmax in float32 may change of the outputs, to first order, of the pixels' moduli.
+
+    A weight errs by twice what its score may, and by what `head_rounding` has for the exponential,
+    the sum and the quotient. Scores of ALiBi are a few bits. Those of rotations are products of
+    queries and keys with cosines in float32, at angles of up to T: (T + 8) u times their moduli.
+    """
+    moduli = copy.deepcopy(lowered)
+    for number in (moduli.value, moduli.output):
+        number.abs_()
+    if moduli.bias is not None:
+        moduli.bias.abs_()
+    count, u = 7, torch.finfo(torch.float32).eps / 2
+    relative = gamma(count + EXP_ROUNDOFFS + 3, torch.float32)
+    if "Llama" in type(module).__name__:
+        moduli_of_keys = module.k_proj.bias.abs().sum()
+        relative += 2 * (count + 8) * u * float(module.q_proj.bias.abs().sum() * moduli_of_keys)
+    return lambda x: 2 * relative * moduli(x)
+
+
 @control
-@every_target
+@pytest.mark.parametrize("name", TABLES)
 @torch.no_grad()
 def test_table_of_another_head_is_no_lowering(name: str) -> None:
     target = TARGETS[name]()
@@ -291,6 +472,61 @@ def test_table_of_another_head_is_no_lowering(name: str) -> None:
     for table in tables:
         table.copy_(table.roll(1, 0))
     assert ((lowered(x) - target.run(module, x)).abs() > 2 * lowered.error_bound(x)).any()
+
+
+@control
+@pytest.mark.parametrize("name", MASKED)
+@torch.no_grad()
+def test_mask_is_a_part_of_the_lowering(name: str) -> None:
+    # Later tokens change nothing, bit for bit; without a mask, or with the wrong one, they would.
+    target = TARGETS[name]()
+    module = target.module.double()
+    lowered = lower(module, grid=target.grid)
+    x = integers(1, 4, 7, dtype=torch.float64)
+    other = x.clone()
+    other[..., 4:] += 1
+    assert torch.equal(lowered(x)[..., :4], lowered(other)[..., :4])
+    assert (lowered(x)[..., 4:] != lowered(other)[..., 4:]).any()
+    backwards = target.run(module, x.flip(-1)).flip(-1)
+    allowed = 2 * lowered.error_bound(x) + of_single_softmax(lowered, module)(x.abs())
+    assert ((lowered(x) - backwards).abs() > allowed).any()
+    assert (lowered(x[..., :3]) == lower(module, grid=(3,))(x[..., :3])).all()
+
+
+def test_what_is_no_linear_map_of_the_pixels_or_no_table_is_refused() -> None:
+    clipped = mpt().module
+    clipped.clip_qkv = 2.0
+    with refused(ValueError, "layer", "clip_qkv 2.0", "None"):
+        lower(clipped, grid=(4,))
+    scaled = llama().module
+    scaled.config.rope_parameters["rope_type"] = "yarn"
+    with refused(ValueError, "layer", "'yarn'", "'default'"):
+        lower(scaled, grid=(4,))
+    for make in (bloom, mpt, llama):
+        with refused(ValueError, "grid", "None", "(T,)"):
+            lower(make().module)
+    for number in (math.inf, math.nan):
+        table = swin().module
+        with torch.no_grad():
+            table.relative_position_bias_table[3, 0] = number
+        with refused(ValueError, "layer", "not finite functions", "-inf where a mask is"):
+            lower(table)
+    middle = swin().module
+    with torch.no_grad():
+        middle.relative_position_bias_table[7, 0] = -math.inf
+    with refused(ValueError, "layer", "not finite functions", "not at the query itself"):
+        lower(middle)
+
+
+@torch.no_grad()
+def test_bloom_that_adds_in_slices_has_no_bias() -> None:
+    target = bloom()
+    module = target.module.double()
+    module.pretraining_tp, module.slow_but_exact = 2, True
+    x = integers(2, 4, 7, dtype=torch.float64)
+    lowered = lower(module, grid=(7,))
+    allowed = 2 * lowered.error_bound(x) + of_single_softmax(lowered, module)(x.abs())
+    assert ((lowered(x) - target.run(module, x)).abs() <= allowed).all()
 
 
 @every_target

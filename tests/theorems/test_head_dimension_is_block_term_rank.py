@@ -6,7 +6,7 @@ the oracle bit for bit where no factor had to be rounded, and within their certi
 
 import math
 from fractions import Fraction
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 import pytest
@@ -17,15 +17,16 @@ from torch import Tensor, nn
 
 from constructions import assert_equivalent, attention_from_conv, certify, revert
 from constructions.formats import FORMATS
-from constructions.heads import identify, narrow_count
+from constructions.heads import count, identify, narrow_count
 from tests.support.helpers import filled, integers, refused
 from tests.support.ledger import record
 from tests.support.oracle import convolve_module, exact_error, numbers
 from tests.support.proofs import claimed_equations, discharged_equations
 from tests.support.strategies import Case, integer_cases, real_cases, sharpnesses
 from theory import head_dimension_is_block_term_rank as theory
-from theory.depth_buys_heads import factored, multiplied, rank
+from theory.depth_buys_heads import factored, multiplied, rank, reshaped
 from theory.head_dimension_is_block_term_rank import dimension, one_hot_heads, unfoldings
+from theory.heads_count_the_rank_of_the_kernel import least_masked
 
 SLUG = "head_dimension_is_block_term_rank"
 symbolic = pytest.mark.evidence(SLUG, "symbolic")
@@ -263,6 +264,99 @@ def test_heads_of_finite_logits_are_as_many_as_the_upper_bound(
     assert rank(mean) <= whole * width
     if terms:
         assert narrow_count(conv_of(kernel), head_dim).upper <= len(terms) + whole
+
+
+@bounded
+@given(layer=narrow_layers())
+def test_count_of_narrow_heads_is_never_above_a_layer_that_makes_the_kernel(layer: Any) -> None:
+    # Equation (1), and heads of nonnegative weights as T10 counts them.
+    weights, matrices, head_dim = layer
+    kernel = torch.einsum("hn,hio->nio", weights, matrices)
+    found = count(conv_of(kernel), head_dim)
+    rows = [[v for row in matrix for v in row] for matrix in fractions_of(kernel)]
+    r, r_in, r_out = unfoldings(fractions_of(kernel))
+    width = min(head_dim, *kernel.shape[1:])
+    wide = least_masked([row for row in rows if any(row)]) if r else 0
+    assert found.lower == max(wide, math.ceil(r_in / width), math.ceil(r_out / width))
+    assert found.lower <= len(weights)
+    assert found.lower <= found.upper
+    record(ratio=found.lower / len(weights), dtype="rational")
+
+
+@exact
+@given(kernel=kernels(), head_dim=head_dims, beyond=st.integers(0, 2))
+def test_upper_count_of_narrow_heads_is_reached(kernel: Tensor, head_dim: int, beyond: int) -> None:
+    # Equation (5), both ways to write the kernel as terms; with no key beyond they are masked.
+    taps, inputs, outputs = kernel.shape
+    width = min(head_dim, inputs, outputs)
+    wanted = fractions_of(kernel) + [[[Fraction(0)] * outputs] * inputs] * beyond
+    along, spanning = factored([[v for row in m for v in row] for m in wanted[:taps]])
+    by_rank = [
+        ([row[h] for row in along], reshaped(list(flat), inputs))
+        for h, flat in enumerate(spanning)
+        if any(flat)
+    ]
+    by_tap = [([Fraction(t == tap) for t in range(taps)], m) for tap, m in enumerate(wanted[:taps])]
+    sizes = []
+    for terms in (by_rank, by_tap):
+        shift = 1 + max((abs(v) for b, _ in terms for v in b), default=Fraction(0))
+        heads = [
+            ([v + shift for v in b] + [shift] * beyond, part)
+            for b, matrix in terms
+            for part in cut(matrix, width)
+        ]
+        last = [
+            [-shift * sum((m[i][j] for _, m in heads), Fraction(0)) for j in range(outputs)]
+            for i in range(inputs)
+        ]
+        heads += [([Fraction(1)] * (taps + beyond), part) for part in cut(last, width)]
+        assert all(rank(part) <= width for _, part in heads)
+        assert all(weight > 0 for weights, _ in heads for weight in weights)
+        for key, matrix in enumerate(wanted):
+            for i, j in product(range(inputs), range(outputs)):
+                assert sum((w[key] * m[i][j] for w, m in heads), Fraction(0)) == matrix[i][j]
+        sizes.append(len(heads))
+    found = count(conv_of(kernel), head_dim)
+    assert found.lower <= min(sizes) <= found.upper
+    assert found.upper == max(found.finite, narrow_count(conv_of(kernel), head_dim).upper)
+
+
+def cut(matrix: list[list[Fraction]], width: int) -> list[list[list[Fraction]]]:
+    """Matrices of so small a rank that add up to one, as few as there are; none for 0."""
+    first, second = factored(matrix)
+    parts = [slice(start, start + width) for start in range(0, rank(matrix), width)]
+    return [multiplied([row[part] for row in first], second[part]) for part in parts]
+
+
+@exact
+@pytest.mark.parametrize("dtype", FORMATS, ids=str)
+def test_noise_of_a_format_neither_raises_the_lower_count_nor_hides_ranks_from_the_upper(
+    dtype: torch.dtype,
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    conv = nn.Conv2d(32, 32, 3)
+    with torch.no_grad():
+        conv.weight.copy_(torch.randn(conv.weight.shape, generator=generator))
+    found = count(conv.to(dtype), 4)
+    # max(n, m) u is above 1 in bfloat16, and no singular value above that times the largest.
+    assert found.upper == narrow_count(conv, 4).upper == 9 * 8 + 8
+    assert found.lower == found.masked == 9
+
+
+@control
+def test_wide_count_is_no_count_of_narrow_heads() -> None:
+    # One tap of rank four: one wide head, four of dimension one; and Sobel's case (c) in a block.
+    conv = conv_of(torch.eye(4, dtype=torch.float64).reshape(1, 4, 4))
+    assert (count(conv).lower, count(conv).upper) == (count(conv).masked, count(conv).finite)
+    assert (count(conv).masked, count(conv, 1).lower, count(conv, 1).upper) == (1, 4, 8)
+    assert count(conv, 4) == count(conv, 9) == count(conv)
+    signs = torch.tensor([-1.0, 1.0]).double().reshape(2, 1, 1) * torch.ones(2, 2).double()
+    found = count(conv_of(signs), 1)
+    assert narrow_count(conv_of(signs), 1).lower == 1 < found.lower == found.masked == 2
+    with refused(ValueError, "conv", "2 groups", "one"):
+        count(nn.Conv2d(4, 4, 3, groups=2), 1)
+    with refused(TypeError, "head_dim", "float", "an integer"):
+        count(conv, 1.5)  # type: ignore[arg-type]
 
 
 @exact
