@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from constructions import certify_layers, convert
+from tests.support import formal
 from tests.support.helpers import filled, integers
 from tests.support.ledger import record
 from tests.support.oracle import convolve_module, exact_error, numbers
@@ -373,3 +374,11 @@ def test_estimate_is_no_bound() -> None:
     assert certificate.difference.tolist() == [[[1.0]]]
     assert certificate.estimate is not None
     assert certificate.estimate.tolist() == [[[0.0]]]
+
+
+# Coq ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.evidence(SLUG, "formal")
+def test_coq_proves_the_statement() -> None:
+    formal.check(SLUG)

@@ -21,6 +21,7 @@ from constructions.certificate.stacks import multiplied
 from constructions.formats import FORMATS
 from constructions.heads.stacked import digits, plan, steps_of
 from constructions.sources import stencil_of
+from tests.support import formal
 from tests.support.helpers import filled, integers
 from tests.support.ledger import record
 from tests.support.oracle import convolve_module, exact_error, numbers
@@ -469,3 +470,11 @@ def test_stack_of_another_convolution_has_no_certificate() -> None:
     conv, other = nn.Conv2d(1, 1, 3, padding=1), nn.Conv2d(1, 1, 3)
     with pytest.raises(ValueError, match=r"accepted: what attention_from_conv\(conv, depth=2\)"):
         certify(layers_of(other, depth=2), conv, integers(1, 1, 4, 4))
+
+
+# Coq ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.evidence(SLUG, "formal")
+def test_coq_proves_the_statement() -> None:
+    formal.check(SLUG)

@@ -26,6 +26,7 @@ from constructions.encodings import Lattice, Quadratic
 from constructions.filters import Deformable, NonlocalMeans, NormalisedMean, bilateral
 from constructions.formats import unit_roundoff
 from constructions.layer.attention import MultiHeadSelfAttention
+from tests.support import formal
 from tests.support.helpers import edit_matrices, integers
 from tests.support.ledger import record
 from tests.support.oracle import convolve, numbers
@@ -667,3 +668,11 @@ def test_one_head_has_entries_of_one_sign() -> None:
     with torch.no_grad():
         seen = layer(columns) - layer(0 * columns)
     assert len({float(v) > 0 for v in seen.flatten().tolist() if v}) == 1
+
+
+# Coq ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.evidence(SLUG, "formal")
+def test_coq_proves_the_statement() -> None:
+    formal.check(SLUG)

@@ -17,7 +17,12 @@ from torch import Tensor, nn
 
 from constructions import assert_equivalent, attention_from_conv, certify, revert
 from constructions.formats import FORMATS
+<<<<<<< HEAD
 from constructions.heads import count, identify, narrow_count
+=======
+from constructions.heads import identify, narrow_count
+from tests.support import formal
+>>>>>>> coq2
 from tests.support.helpers import filled, integers, refused
 from tests.support.ledger import record
 from tests.support.oracle import convolve_module, exact_error, numbers
@@ -560,3 +565,11 @@ def test_wrong_narrow_layer_is_rejected(wrong: str) -> None:
             layer.positional_shift.copy_(layer.positional_shift.roll(2, 0))
     with pytest.raises(AssertionError, match="not the convolution"):
         assert_equivalent(layer, conv, x)
+
+
+# Coq ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.evidence(SLUG, "formal")
+def test_coq_proves_the_statement() -> None:
+    formal.check(SLUG)

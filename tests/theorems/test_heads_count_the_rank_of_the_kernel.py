@@ -17,6 +17,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from tests.support import formal
 from tests.support.ledger import record
 from tests.support.oracle import convolve
 from tests.support.proofs import claimed_equations, discharged_equations
@@ -599,3 +600,11 @@ def test_tap_on_padding_alone_does_not_count() -> None:
 def test_zero_kernel_needs_no_head() -> None:
     assert rank([]) == 0
     assert theory.least_finite([]) == 0
+
+
+# Coq ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.evidence(SLUG, "formal")
+def test_coq_proves_the_statement() -> None:
+    formal.check(SLUG)

@@ -1,7 +1,7 @@
 (** * Every statement has a proof *)
 From mathcomp Require Import all_ssreflect all_algebra reals normedtype derive sequences exp trigo.
 From Formal Require Import setting setting_reals shifts exponential leak theorem1 borders
-  sinks circles lattices quotient ties normalisers scalar first_order reals
+  sinks circles lattices quotient ranks networks ties normalisers scalar first_order reals
   expsums gradients cosines.
 From Formal Require statements.
 Set Implicit Arguments. Unset Strict Implicit. Unset Printing Implicit Defensive.
@@ -152,6 +152,73 @@ Theorem attention_is_soft_padding_then_convolution_covariance :
   statements.attention_is_soft_padding_then_convolution_covariance.
 Proof. by red=> R n s X alpha; apply: covariance. Qed.
 
+Theorem heads_count_the_rank_of_the_kernel_any_field :
+  statements.heads_count_the_rank_of_the_kernel_any_field.
+Proof.
+red=> F G Din Dh Dout Nh N K pos offset W b b' a Wval Wout q free offsetI seen same.
+exact: rank_le_heads offsetI same seen.
+Qed.
+
+Theorem heads_count_the_rank_of_the_kernel : statements.heads_count_the_rank_of_the_kernel.
+Proof.
+red=> R G Din Dh Dout N offset W b offsetI; split=> [Nh K pos a Wval Wout b' q free seen same|wide].
+  exact: rank_le_heads offsetI same seen.
+have [A [o [V [A0 _ tapE _]]]] := positive_heads W.
+pose Z := total A (fun=> 0) 0.
+have [Wval [Wout product]] := attention_expresses_convolution_factors (fun h => Z h *: V h) wide.
+exists (positional offset A (fun=> 0)), Wval, Wout.
+split=> [h p|h t|K pos X q posI seen]; first by apply: positional_ge0 => // *; apply: ltW.
+  by rewrite positional_tap.
+have out0 : \sum_h (0 : R) *: V h = 0 by rewrite big1 // => h _; rewrite scale0r.
+exact: (positional_layer offsetI (fun t h => ltW (A0 t h)) (fun h => lexx 0) posI seen
+  (or_intror (fun h => erefl)) b X product tapE out0).
+Qed.
+
+Theorem heads_count_the_rank_of_the_kernel_finite :
+  statements.heads_count_the_rank_of_the_kernel_finite.
+Proof.
+red=> F G Din Dh Dout Nh N K pos offset W b b' a Wval Wout q free o h.
+move=> posI offsetI seen free_o out weight same.
+apply: (rank_lt_heads offsetI same seen free_o out (h := h)).
+by rewrite (big_pred1 o) // => k; rewrite (inj_eq posI).
+Qed.
+
+Theorem heads_count_the_rank_of_the_kernel_finite_suffices :
+  statements.heads_count_the_rank_of_the_kernel_finite_suffices.
+Proof.
+red=> R G Din Dh Dout N keys offset W b offsetI wide.
+have [A [o [V [A0 o0 tapE outE]]]] := positive_heads W.
+have [Wval [Wout product]] :=
+  attention_expresses_convolution_factors (fun h => total A o keys h *: V h) wide.
+exists (positional offset A o), Wval, Wout; split=> [h p|K pos X q counted posI seen].
+  by rewrite /positional; case: pickP.
+exact: (positional_layer offsetI (fun t h => ltW (A0 t h)) (fun h => ltW (o0 h)) posI seen
+  (or_introl counted) b X product tapE outE).
+Qed.
+
+Theorem heads_count_the_rank_of_the_kernel_masked :
+  statements.heads_count_the_rank_of_the_kernel_masked.
+Proof.
+red=> R G Din Dh Dout N offset W b offsetI; split=> [c wide side|]; last first.
+  move=> y t y0 yW yt tap0 Nh K pos a Wval Wout b' q free seen a0 same.
+  exact: (rank_lt_certified offsetI same seen a0 y0 yW yt tap0).
+have [A [V [A0 tapE]]] := positive_basis side.
+have [Wval [Wout product]] :=
+  attention_expresses_convolution_factors (fun h => total A (fun=> 0) 0 h *: V h) wide.
+exists (positional offset A (fun=> 0)), Wval, Wout.
+split=> [h p|K pos X q posI seen]; first by apply: positional_ge0 => // *; apply: ltW.
+have out0 : \sum_h (0 : R) *: V h = 0 by rewrite big1 // => h _; rewrite scale0r.
+exact: (positional_layer offsetI (fun t h => ltW (A0 t h)) (fun h => lexx 0) posI seen
+  (or_intror (fun h => erefl)) b X product tapE out0).
+Qed.
+
+Theorem head_dimension_is_block_term_rank : statements.head_dimension_is_block_term_rank.
+Proof.
+red=> F G Din Dh Dout Nh N K pos offset W q offsetI.
+split=> [f posI seen|]; first exact: one_tap_heads.
+by move=> a Wval Wout b b' free seen same; apply: block_terms offsetI seen same.
+Qed.
+
 Theorem one_dimension_expresses_every_convolution :
   statements.one_dimension_expresses_every_convolution.
 Proof.
@@ -282,6 +349,61 @@ Theorem borders_are_limits_of_attention_circular_cosine :
   statements.borders_are_limits_of_attention_circular_cosine.
 Proof. by red=> R alpha d N n t c d0 alpha0 N2 nN cE; cbv zeta; apply: cosine_leak nN cE. Qed.
 
+Theorem certificates_compose_by_telescoping : statements.certificates_compose_by_telescoping.
+Proof.
+red=> S A B V input next c a out L s converted received error rest.
+rewrite telescope; apply: eq_bigr => l _.
+have [-> ->] := one_call input next c a out s (ltn_ord l).
+by have -> : c l (received l) + error l = a l (received l) by rewrite addrC subrK.
+Qed.
+
+Theorem certificates_compose_by_telescoping_bound :
+  statements.certificates_compose_by_telescoping_bound.
+Proof.
+red=> R D E W bias phi phi' x y z w B C d layer xy xE yE original converted contracts d0 dE.
+elim=> [|l IH] j; last first.
+  rewrite dE; apply: layer_step (original l.+1 j) (converted l.+1 j) _ => i.
+  by rewrite xE yE; apply: contracts.
+rewrite d0; have -> : B 0%N = B 0%N + 0 *m map_mx Num.norm (W 0%N) by rewrite mul0mx addr0.
+apply: layer_step (original 0%N j) (converted 0%N j) _ => i.
+by rewrite xy subrr normr0 mxE.
+Qed.
+
+Theorem certificates_compose_by_telescoping_relu :
+  statements.certificates_compose_by_telescoping_relu.
+Proof. by red=> R x y t; apply: relu_contracts. Qed.
+
+Theorem four_score_terms_are_four_filters_shifts :
+  statements.four_score_terms_are_four_filters_shifts.
+Proof.
+red=> R G Din Dh Dout Nh S normalise s Wval Wout b X shift q layer equi.
+rewrite /layer 2!multiheadE; congr +%R; apply: eq_bigr => h _; congr mulmx.
+apply: (equivariant_layer (kind := fun q k => k - q) (pi := fun k => k - shift) (s h)
+  (fun _ x _ => x) X q (addIr (- shift)) equi) => p k.
+by rewrite opprB addrA subrK.
+Qed.
+
+Theorem four_score_terms_are_four_filters_four_terms :
+  statements.four_score_terms_are_four_filters_four_terms.
+Proof.
+red=> R e G Din Dk Dp Dh Dout Nh r L X shift q.
+rewrite /self_attention 2!multiheadE; congr +%R; apply: eq_bigr => h _; congr mulmx.
+rewrite /attend [RHS](reindex_inj (addIr (- shift))); apply: eq_bigr => k _ /=; congr (_ *: _).
+have scoreE j : score r L (fun k => X (k - shift)) h q j = score r L X h (q - shift) (j - shift).
+  by rewrite /score opprB addrA subrK.
+rewrite /softmax scoreE [in RHS](reindex_inj (addIr (- shift))) /=; congr (_ / _).
+by apply: eq_bigr => j _; rewrite scoreE.
+Qed.
+
+Theorem four_score_terms_are_four_filters_permutations :
+  statements.four_score_terms_are_four_filters_permutations.
+Proof.
+red=> R G Din Dh Dout Nh S normalise s Wval Wout b X pi q layer equi piI.
+rewrite /layer 2!multiheadE; congr +%R; apply: eq_bigr => h _; congr mulmx.
+exact: (equivariant_layer (kind := fun _ _ => tt) (pi := pi) (fun x y _ => s h x y)
+  (fun _ x _ => x) X q piI equi).
+Qed.
+
 Theorem positional_heads_are_convolutions : statements.positional_heads_are_convolutions.
 Proof.
 red=> R e G K pos Din N offset g X q posI offsetI covered conv_g.
@@ -344,6 +466,22 @@ Qed.
 Theorem hyperparameters_are_lattices_and_offsets_ceil_mode :
   statements.hyperparameters_are_lattices_and_offsets_ceil_mode.
 Proof. exact: ceil_outputs. Qed.
+
+Theorem depth_buys_heads_bound : statements.depth_buys_heads_bound.
+Proof.
+red=> F G Din Dout N K K' pos offset W b q i f heads offsetI seen stacked same.
+exact: rank_le_product offsetI seen stacked same.
+Qed.
+
+Theorem depth_buys_heads_residual : statements.depth_buys_heads_residual.
+Proof. by red=> R K D K' D' D'' f heads n A V C P; apply: residual_stack. Qed.
+
+Theorem depth_buys_heads_two_layers : statements.depth_buys_heads_two_layers.
+Proof.
+red=> F G Din E Dout m n alpha beta W; split=> [U Z b X q|]; first exact: two_convolutions.
+split; first exact: two_layers_iff.
+by rewrite leq_min rank_leq_row rank_leq_col.
+Qed.
 
 Theorem ties_cannot_express_convolution_invariance :
   statements.ties_cannot_express_convolution_invariance.

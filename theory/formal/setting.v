@@ -28,6 +28,15 @@ Definition convolution (R : ringType) (G : zmodType) (Din Dout N : nat)
     (X : image R G Din) (q : G) : 'rV[R]_Dout :=
   b + \sum_t X (q + offset t) *m W t.
 
+(** The taps as rows of one matrix, whose rank counts heads. *)
+Definition taps (R : ringType) (Din Dout N : nat) (W : 'I_N -> 'M[R]_(Din, Dout)) :
+    'M[R]_(N, Din * Dout) := \matrix_t mxvec (W t).
+
+(** The taps W_ij of two layers as one matrix, of rows (i, c) and columns (j, o). *)
+Definition matricisation (R : ringType) (Din Dout m n : nat) (W : 'I_m -> 'I_n -> 'M[R]_(Din, Dout)) :
+    'M[R]_(m * Din, n * Dout) :=
+  \matrix_(s, t) mxvec (\matrix_(i, c) mxvec (\matrix_(j, o) W i j c o) 0 t) 0 s.
+
 (** ** Attention
 
     Keys are finitely many, key k at the position [pos k]. Head h gives key k the weight [a h k].
@@ -38,6 +47,11 @@ Section Attention.
 Variables (R : ringType) (G : zmodType) (Din Dh Dout Nh : nat) (K : finType) (pos : K -> G).
 
 Definition attend (a : K -> R) (X : image R G Din) : 'rV[R]_Din := \sum_k a k *: X (pos k).
+
+(** Weights of the query at q that depend on the displacement alone: g, divided by its sum, which is the
+    softmax of ln g where g is positive. *)
+Definition positional_weights (F : fieldType) (g : G -> F) (q : G) (k : K) : F :=
+  g (pos k - q) / \sum_j g (pos j - q).
 
 Definition multihead (a : 'I_Nh -> K -> R) (Wval : 'I_Nh -> 'M[R]_(Din, Dh))
     (Wout : 'M[R]_(Nh * Dh, Dout)) (b : 'rV[R]_Dout) (X : image R G Din) : 'rV[R]_Dout :=
@@ -135,6 +149,30 @@ Definition score (X : image R G Din) (h : 'I_Nh) (q k : G) : R :=
 Definition self_attention (K : finType) (pos : K -> G) (X : image R G Din) (q : G) : 'rV[R]_Dout :=
   multihead pos (fun h => softmax e (fun k => score X h q (pos k))) (Wval L) (Wout L) (bout L) X.
 End Layer.
+
+(** ** Networks
+
+    A network is what its calls are given and what is made of what they return: the state s holds all
+    values made before call l, which receives [input l s]; of these and of what it returns [next l]
+    makes the state before the following call. [run f l n s] makes n calls from call l on, of the
+    layers f. *)
+Section Network.
+Variables (S A B : Type) (input : nat -> S -> A) (next : nat -> S -> B -> S).
+
+Definition run (f : nat -> A -> B) (l n : nat) (s : S) : S :=
+  foldl (fun s l => next l s (f l (input l s))) s (iota l n).
+End Network.
+
+(** A stack of layers of heads whose weights, queries by keys, depend on positions alone: as a map of
+    images, which are matrices of pixels by channels, with the number of heads of each layer, the last
+    first. *)
+Inductive positional_stack (R : ringType) (K D : nat) :
+    forall K' D', ('M[R]_(K, D) -> 'M[R]_(K', D')) -> seq nat -> Prop :=
+| no_layer f : (forall X, f X = X) -> positional_stack f [::]
+| one_more K' D' K'' D'' heads (f : 'M[R]_(K, D) -> 'M[R]_(K', D')) n (A : 'I_n -> 'M[R]_(K'', K'))
+    (V : 'I_n -> 'M[R]_(D', D'')) (C : 'M[R]_(K'', D'')) g :
+  positional_stack f heads -> (forall X, g X = C + \sum_h A h *m f X *m V h) ->
+  positional_stack g (n :: heads).
 
 (** The sum of x^(n^2) over the odd numbers n = 1, 3, ..., 2N - 1. *)
 Definition odd_theta (R : realFieldType) (x : R) (N : nat) : R := \sum_(m < N) x ^+ (m.*2.+1 ^ 2).

@@ -533,6 +533,113 @@ Definition hyperparameters_are_lattices_and_offsets_ceil_mode : Prop :=
   (o < minn ((n + 2 * p - w + s.-1) %/ s) ((n + p).-1 %/ s) + 1)%N
   <-> (o = 0 \/ o.-1 * s + w < n + 2 * p)%N /\ (o * s < n + p)%N.
 
+(** ** T10 *)
+
+(** Positional heads express a convolution only if there are as many as the rank of its taps, and that
+    many, or one more, suffice. At one query, whose window shows pixels that can take any value (those
+    that cannot are zero); and for all grids and all queries that see their window at once, with
+    weights that are positive at the taps. *)
+Definition heads_count_the_rank_of_the_kernel : Prop :=
+  forall (R : realFieldType) (G : zmodType) (Din Dh Dout N : nat) (offset : 'I_N -> G)
+    (W : 'I_N -> 'M[R]_(Din, Dout)) (b : 'rV[R]_Dout), injective offset ->
+  (forall (Nh : nat) (K : finType) (pos : K -> G) (a : 'I_Nh -> K -> R)
+     (Wval : 'I_Nh -> 'M[R]_(Din, Dh)) (Wout : 'M[R]_(Nh * Dh, Dout)) (b' : 'rV[R]_Dout) (q : G)
+     (free : pred G), (forall t, free (q + offset t)) ->
+     (forall X : image R G Din, (forall p, ~~ free p -> X p = 0) ->
+      multihead pos a Wval Wout b' X = convolution offset W b X q) ->
+     (\rank (taps W) <= Nh)%N) /\
+  ((minn Din Dout <= Dh)%N ->
+   exists (g : 'I_(\rank (taps W)).+1 -> G -> R) (Wval : 'I_(\rank (taps W)).+1 -> 'M[R]_(Din, Dh))
+     (Wout : 'M[R]_((\rank (taps W)).+1 * Dh, Dout)),
+   [/\ forall h p, 0 <= g h p, forall h t, 0 < g h (offset t)
+     & forall (K : finType) (pos : K -> G) (X : image R G Din) (q : G),
+       injective pos -> sees_window pos offset q ->
+       multihead pos (fun h => positional_weights pos (g h) q) Wval Wout b X
+       = convolution offset W b X q]).
+
+(** The bound from below over any field, with weights of any sign. *)
+Definition heads_count_the_rank_of_the_kernel_any_field : Prop :=
+  forall (F : fieldType) (G : zmodType) (Din Dh Dout Nh N : nat) (K : finType) (pos : K -> G)
+    (offset : 'I_N -> G) (W : 'I_N -> 'M[F]_(Din, Dout)) (b b' : 'rV[F]_Dout) (a : 'I_Nh -> K -> F)
+    (Wval : 'I_Nh -> 'M[F]_(Din, Dh)) (Wout : 'M[F]_(Nh * Dh, Dout)) (q : G) (free : pred G),
+  injective offset -> (forall t, free (q + offset t)) ->
+  (forall X : image F G Din, (forall p, ~~ free p -> X p = 0) ->
+   multihead pos a Wval Wout b' X = convolution offset W b X q) ->
+  (\rank (taps W) <= Nh)%N.
+
+(** Finite logits: one head more than the rank is needed as soon as some head gives a weight to one more
+    key, outside of the window. *)
+Definition heads_count_the_rank_of_the_kernel_finite : Prop :=
+  forall (F : fieldType) (G : zmodType) (Din Dh Dout Nh N : nat) (K : finType) (pos : K -> G)
+    (offset : 'I_N -> G) (W : 'I_N -> 'M[F]_(Din, Dout)) (b b' : 'rV[F]_Dout) (a : 'I_Nh -> K -> F)
+    (Wval : 'I_Nh -> 'M[F]_(Din, Dh)) (Wout : 'M[F]_(Nh * Dh, Dout)) (q : G) (free : pred G)
+    (outside : K) (h : 'I_Nh),
+  injective pos -> injective offset -> (forall t, free (q + offset t)) -> free (pos outside) ->
+  (forall t, q + offset t != pos outside) -> a h outside != 0 ->
+  (forall X : image F G Din, (forall p, ~~ free p -> X p = 0) ->
+   multihead pos a Wval Wout b' X = convolution offset W b X q) ->
+  (\rank (taps W) < Nh)%N.
+
+(** And one more suffices, with positive weights everywhere: one layer for all queries and all grids of
+    so many keys. *)
+Definition heads_count_the_rank_of_the_kernel_finite_suffices : Prop :=
+  forall (R : realFieldType) (G : zmodType) (Din Dh Dout N keys : nat) (offset : 'I_N -> G)
+    (W : 'I_N -> 'M[R]_(Din, Dout)) (b : 'rV[R]_Dout),
+  injective offset -> (minn Din Dout <= Dh)%N ->
+  exists (g : 'I_(\rank (taps W)).+1 -> G -> R) (Wval : 'I_(\rank (taps W)).+1 -> 'M[R]_(Din, Dh))
+    (Wout : 'M[R]_((\rank (taps W)).+1 * Dh, Dout)), (forall h p, 0 < g h p) /\
+  forall (K : finType) (pos : K -> G) (X : image R G Din) (q : G),
+  #|K| = keys -> injective pos -> sees_window pos offset q ->
+  multihead pos (fun h => positional_weights pos (g h) q) Wval Wout b X
+  = convolution offset W b X q.
+
+(** Masked heads: as many as the rank suffice if 0 is not in the convex hull of the taps, as a vector c
+    certifies; and they do not if some y certifies the contrary and is positive at a tap that is
+    not 0. *)
+Definition heads_count_the_rank_of_the_kernel_masked : Prop :=
+  forall (R : realFieldType) (G : zmodType) (Din Dh Dout N : nat) (offset : 'I_N -> G)
+    (W : 'I_N -> 'M[R]_(Din, Dout)) (b : 'rV[R]_Dout), injective offset ->
+  (forall c : 'cV[R]_(Din * Dout), (minn Din Dout <= Dh)%N -> (forall t, 0 < (taps W *m c) t 0) ->
+   exists (g : 'I_(\rank (taps W)) -> G -> R) (Wval : 'I_(\rank (taps W)) -> 'M[R]_(Din, Dh))
+     (Wout : 'M[R]_(\rank (taps W) * Dh, Dout)), (forall h p, 0 <= g h p) /\
+   forall (K : finType) (pos : K -> G) (X : image R G Din) (q : G),
+   injective pos -> sees_window pos offset q ->
+   multihead pos (fun h => positional_weights pos (g h) q) Wval Wout b X
+   = convolution offset W b X q) /\
+  (forall (y : 'rV[R]_N) (t : 'I_N), (forall t, 0 <= y 0 t) -> y *m taps W = 0 -> 0 < y 0 t ->
+   W t != 0 ->
+   forall (Nh : nat) (K : finType) (pos : K -> G) (a : 'I_Nh -> K -> R)
+     (Wval : 'I_Nh -> 'M[R]_(Din, Dh)) (Wout : 'M[R]_(Nh * Dh, Dout)) (b' : 'rV[R]_Dout) (q : G)
+     (free : pred G), (forall t, free (q + offset t)) -> (forall h k, 0 <= a h k) ->
+   (forall X : image R G Din, (forall p, ~~ free p -> X p = 0) ->
+    multihead pos a Wval Wout b' X = convolution offset W b X q) ->
+   (\rank (taps W) < Nh)%N).
+
+(** ** T11 *)
+
+(** Heads of dimension D_h that look at one tap each can express a kernel if and only if every tap has
+    at least ⌈rank W_δ / D_h⌉ of them, and a layer of positional heads is a sum of block terms whose
+    number is at least the rank of each unfolding over what one term has of it. Head h looks at tap
+    f h; the unfoldings are those of taps, inputs and outputs. *)
+Definition head_dimension_is_block_term_rank : Prop :=
+  forall (F : fieldType) (G : zmodType) (Din Dh Dout Nh N : nat) (K : finType) (pos : K -> G)
+    (offset : 'I_N -> G) (W : 'I_N -> 'M[F]_(Din, Dout)) (q : G), injective offset ->
+  (forall f : 'I_Nh -> 'I_N, injective pos -> sees_window pos offset q ->
+   (exists (Wval : 'I_Nh -> 'M[F]_(Din, Dh)) (Wout : 'M[F]_(Nh * Dh, Dout)),
+    forall (b : 'rV[F]_Dout) (X : image F G Din),
+    multihead pos (fun h k => (pos k - q == offset (f h))%:R) Wval Wout b X
+    = convolution offset W b X q)
+   <-> (forall t, \rank (W t) <= #|[pred h | f h == t]| * Dh)%N) /\
+  (forall (a : 'I_Nh -> K -> F) (Wval : 'I_Nh -> 'M[F]_(Din, Dh)) (Wout : 'M[F]_(Nh * Dh, Dout))
+     (b b' : 'rV[F]_Dout) (free : pred G), (forall t, free (q + offset t)) ->
+   (forall X : image F G Din, (forall p, ~~ free p -> X p = 0) ->
+    multihead pos a Wval Wout b' X = convolution offset W b X q) ->
+   [/\ forall t,
+       W t = \sum_h (\sum_(k | pos k == q + offset t) a h k) *: (Wval h *m block Wout h),
+       (\rank (taps W) <= Nh)%N,
+       (\rank (matricisation (fun (_ : 'I_1) t => W t)) <= Nh * Dh)%N
+     & (\rank (matricisation (fun t (_ : 'I_1) => W t)) <= Nh * Dh)%N]).
+
 (** ** T12 *)
 
 (** With a positional encoding of dimension one, N + 1 heads of finite logits express every
@@ -570,6 +677,43 @@ Definition one_dimension_expresses_every_convolution_fewer : Prop :=
   (forall X, multihead pos a Wval Wout b X = convolution offset W b X q) ->
   (forall h, 0 < a h k) -> (forall t, q + offset t != pos k) -> (0 < N)%N -> (H <= N)%N ->
   ~~ row_free (\matrix_t mxvec (W t)).
+
+(** ** T13 *)
+
+(** Layers of N_1, N_2, up to N_L positional heads compute no kernel whose rank is above
+    N_1 N_2 ⋯ N_L: at row i of the output, a query at q whose taps all find a key; what stands beside
+    the keys is zero. *)
+Definition depth_buys_heads_bound : Prop :=
+  forall (F : fieldType) (G : zmodType) (Din Dout N K K' : nat) (pos : 'I_K -> G)
+    (offset : 'I_N -> G) (W : 'I_N -> 'M[F]_(Din, Dout)) (b : 'rV[F]_Dout) (q : G) (i : 'I_K')
+    (f : 'M[F]_(K, Din) -> 'M[F]_(K', Dout)) (heads : seq nat),
+  injective offset -> sees_window pos offset q -> positional_stack f heads ->
+  (forall X : image F G Din, (forall p, ~~ on pos p -> X p = 0) ->
+   row i (f (\matrix_k X (pos k))) = convolution offset W b X q) ->
+  (\rank (taps W) <= \prod_(n <- heads) n)%N.
+
+(** A residual, with a projection P or the identity, is one head more. *)
+Definition depth_buys_heads_residual : Prop :=
+  forall (R : comRingType) (K D K' D' D'' : nat) (f : 'M[R]_(K, D) -> 'M[R]_(K', D'))
+    (heads : seq nat) (n : nat) (A : 'I_n -> 'M[R]_K') (V : 'I_n -> 'M[R]_(D', D''))
+    (C : 'M[R]_(K', D'')) (P : 'M[R]_(D', D'')),
+  positional_stack f heads ->
+  positional_stack (fun X => f X *m P + (C + \sum_h A h *m f X *m V h)) (n.+1 :: heads).
+
+(** Two layers: a convolution of m taps and then one of n, E channels wide between them, are the one
+    whose taps are at the sums of their offsets and have the products of their matrices; and for every
+    kernel of m x n taps there are such matrices exactly if E is at least the rank of its
+    matricisation, which is at most D_in m and at most D_out n. *)
+Definition depth_buys_heads_two_layers : Prop :=
+  forall (F : fieldType) (G : zmodType) (Din E Dout m n : nat) (alpha : 'I_m -> G)
+    (beta : 'I_n -> G) (W : 'I_m -> 'I_n -> 'M[F]_(Din, Dout)),
+  (forall (U : 'I_m -> 'M[F]_(Din, E)) (Z : 'I_n -> 'M[F]_(E, Dout)) (b : 'rV[F]_Dout)
+     (X : image F G Din) (q : G),
+   convolution beta Z b (convolution alpha U 0 X) q
+   = b + \sum_i \sum_j X (q + (alpha i + beta j)) *m (U i *m Z j)) /\
+  ((exists (U : 'I_m -> 'M[F]_(Din, E)) (Z : 'I_n -> 'M[F]_(E, Dout)), forall i j, U i *m Z j = W i j)
+   <-> (\rank (matricisation W) <= E)%N) /\
+  (\rank (matricisation W) <= minn (m * Din) (n * Dout))%N.
 
 (** ** T15 *)
 
@@ -700,6 +844,72 @@ Definition normalisers_are_one_hot_from_their_gap_height : Prop :=
   sigmoid e (- (alpha / 2%:R)) <= worst /\
   (worst = sigmoid e (- (alpha / 2%:R)) <-> H = alpha / 2%:R) /\
   sigmoid e (- (alpha / 2%:R)) < e (- (alpha / 2%:R)).
+
+(** ** T23 *)
+
+(** Replacing layers of a network by others changes its output by a sum over the calls of these layers:
+    the term of a call is what the rest of the original network makes of that call's error, on what the
+    layer receives in the converted network. The layers c and a, the states and what is made of them
+    are any functions; L is the number of calls. *)
+Definition certificates_compose_by_telescoping : Prop :=
+  forall (S A : Type) (B V : zmodType) (input : nat -> S -> A) (next : nat -> S -> B -> S)
+    (c a : nat -> A -> B) (out : S -> V) (L : nat) (s : S),
+  let converted l := run input next a 0 l s in
+  let received l := input l (converted l) in
+  let error l := a l (received l) - c l (received l) in
+  let rest l y := out (run input next c l.+1 (L - l.+1) (next l (converted l) y)) in
+  out (run input next a 0 L s) - out (run input next c 0 L s)
+  = \sum_(l < L) (rest l (c l (received l) + error l) - rest l (c l (received l))).
+
+(** The bound for chains: layers that are affine but for an error of at most B in the converted network
+    and C in the original, and between them maps that bring numbers as far apart as phi' says. *)
+Definition certificates_compose_by_telescoping_bound : Prop :=
+  forall (R : realFieldType) (D E : nat -> nat) (W : forall l, 'M[R]_(D l, E l))
+    (bias : forall l, 'rV[R]_(E l)) (phi phi' : forall l, 'rV[R]_(E l) -> 'rV[R]_(D l.+1))
+    (x y : forall l, 'rV[R]_(D l)) (z w B C d : forall l, 'rV[R]_(E l)),
+  let layer l (x : 'rV[R]_(D l)) := x *m W l + bias l in
+  x 0%N = y 0%N -> (forall l, x l.+1 = phi l (z l)) -> (forall l, y l.+1 = phi l (w l)) ->
+  (forall l j, `|layer l (x l) 0 j - z l 0 j| <= C l 0 j) ->
+  (forall l j, `|w l 0 j - layer l (y l) 0 j| <= B l 0 j) ->
+  (forall l (u u' t : 'rV[R]_(E l)), (forall j, `|u 0 j - u' 0 j| <= t 0 j) ->
+   forall j, `|phi l u 0 j - phi l u' 0 j| <= phi' l t 0 j) ->
+  d 0%N = B 0%N + C 0%N ->
+  (forall l, d l.+1 = B l.+1 + phi' l (d l) *m map_mx Num.norm (W l.+1) + C l.+1) ->
+  forall l j, `|w l 0 j - z l 0 j| <= d l 0 j.
+
+(** ReLU is such a map, and phi' the identity. *)
+Definition certificates_compose_by_telescoping_relu : Prop :=
+  forall (R : realFieldType) (x y t : R),
+  `|x - y| <= t -> `|Num.max 0 x - Num.max 0 y| <= t.
+
+(** ** T24 *)
+
+(** On a torus a layer whose scores are any function of displacement, query and key, with any
+    normaliser that treats all keys alike, commutes with every shift. *)
+Definition four_score_terms_are_four_filters_shifts : Prop :=
+  forall (R : ringType) (G : finZmodType) (Din Dh Dout Nh : nat) (S : Type)
+    (normalise : {ffun G -> S} -> {ffun G -> R}) (s : 'I_Nh -> 'rV[R]_Din -> 'rV[R]_Din -> G -> S)
+    (Wval : 'I_Nh -> 'M[R]_(Din, Dh)) (Wout : 'M[R]_(Nh * Dh, Dout)) (b : 'rV[R]_Dout)
+    (X : image R G Din) (shift q : G),
+  let layer (X : image R G Din) (q : G) :=
+    multihead id (fun h => normalise [ffun k => s h (X q) (X k) (k - q)]) Wval Wout b X in
+  equivariant normalise -> layer (fun k => X (k - shift)) q = layer X (q - shift).
+
+(** So does the layer of the paper, with all four terms. *)
+Definition four_score_terms_are_four_filters_four_terms : Prop :=
+  forall (R : realFieldType) (e : R -> R) (G : finZmodType) (Din Dk Dp Dh Dout Nh : nat)
+    (r : G -> 'rV[R]_Dp) (L : layer R Din Dk Dp Dh Dout Nh) (X : image R G Din) (shift q : G),
+  self_attention e r L id (fun k => X (k - shift)) q = self_attention e r L id X (q - shift).
+
+(** Without positions a layer commutes with every permutation of the pixels. *)
+Definition four_score_terms_are_four_filters_permutations : Prop :=
+  forall (R : ringType) (G : finZmodType) (Din Dh Dout Nh : nat) (S : Type)
+    (normalise : {ffun G -> S} -> {ffun G -> R}) (s : 'I_Nh -> 'rV[R]_Din -> 'rV[R]_Din -> S)
+    (Wval : 'I_Nh -> 'M[R]_(Din, Dh)) (Wout : 'M[R]_(Nh * Dh, Dout)) (b : 'rV[R]_Dout)
+    (X : image R G Din) (pi : G -> G) (q : G),
+  let layer (X : image R G Din) (q : G) :=
+    multihead id (fun h => normalise [ffun k => s h (X q) (X k)]) Wval Wout b X in
+  equivariant normalise -> injective pi -> layer (fun k => X (pi k)) q = layer X (pi q).
 
 (** ** T25 *)
 
