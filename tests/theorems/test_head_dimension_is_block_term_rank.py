@@ -17,12 +17,8 @@ from torch import Tensor, nn
 
 from constructions import assert_equivalent, attention_from_conv, certify, revert
 from constructions.formats import FORMATS
-<<<<<<< HEAD
 from constructions.heads import count, identify, narrow_count
-=======
-from constructions.heads import identify, narrow_count
 from tests.support import formal
->>>>>>> coq2
 from tests.support.helpers import filled, integers, refused
 from tests.support.ledger import record
 from tests.support.oracle import convolve_module, exact_error, numbers
