@@ -423,18 +423,18 @@ def compiled_encodings_agree(backend: str) -> None:
     assert torch.equal(traced(layer, backend)(image()), conv(image()))
 
 
-COMPILED = pytest.mark.parametrize(
-    "agrees",
-    [compiled_layer_agrees, compiled_layer_takes_an_output_size, compiled_encodings_agree],
+COMPILED = [compiled_layer_agrees, compiled_layer_takes_an_output_size, compiled_encodings_agree]
+EACH = pytest.mark.parametrize("agrees", COMPILED)
+
+
+@pytest.mark.parametrize(
+    "agrees", [pytest.param(COMPILED[0], marks=pytest.mark.thorough), *COMPILED[1:]]
 )
-
-
-@COMPILED
 def test_layer_compiles_into_one_graph(agrees: Callable[[str], None]) -> None:
     agrees("aot_eager" if agrees is compiled_layer_agrees else "eager")  # the one with gradients
 
 
-@COMPILED
+@EACH
 @pytest.mark.thorough
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs g++")
 def test_layer_compiles_with_inductor(agrees: Callable[[str], None]) -> None:
