@@ -330,6 +330,6 @@ def may_crash(conv: AnySource, x: Tensor) -> bool:
 
 def _distance(y: Tensor, exact: Tensor) -> Tensor:
     """|y - exact|; inf where an overflow left no number."""
-    # Widened first: torch takes four times as long over operands of two formats.
+    # Widened first: torch takes longer over operands of two formats.
     distance = y.detach().cpu().to(exact.dtype, copy=True).sub_(exact).abs_()
     return distance.nan_to_num_(math.inf, posinf=math.inf)
